@@ -1,0 +1,59 @@
+"""Where do the daemon, its store and its spool live? Every address and environment variable, once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+ENV_ENDPOINT: Final = "ENERGYD_ENDPOINT"
+ENV_SPOOL: Final = "ENERGYD_SPOOL"
+ENV_RUN_ID: Final = "ENERGYD_RUN_ID"
+ENV_STAGE_ID: Final = "ENERGYD_STAGE_ID"
+ENV_DISABLE: Final = "ENERGYD_DISABLE"
+
+SYSTEM_RUNTIME: Final = Path("/run/energyd")
+SYSTEM_STATE: Final = Path("/var/lib/energyd")
+SOCKET_NAME: Final = "energyd.sock"
+MAX_IPC_PATH: Final = 107
+"""Longest path of a Unix socket (`sun_path` less its end mark)."""
+
+
+def runtime_dir() -> Path:
+    """The socket's folder: the system service's where it exists or we are root, else the user's own."""
+    if os.geteuid() == 0 or (SYSTEM_RUNTIME / SOCKET_NAME).exists():
+        return SYSTEM_RUNTIME
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "energyd"
+    return Path(tempfile.gettempdir()) / f"energyd-{os.geteuid()}"
+
+
+def state_dir() -> Path:
+    """The folder of store and spool, chosen like `runtime_dir`."""
+    if os.geteuid() == 0 or (SYSTEM_RUNTIME / SOCKET_NAME).exists():
+        return SYSTEM_STATE
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "energyd"
+
+
+def default_store() -> Path:
+    """The store that a daemon without `--store` keeps."""
+    return state_dir() / "store"
+
+
+def default_endpoint() -> str:
+    """ENERGYD_ENDPOINT, else the socket of the machine's (or the user's) daemon."""
+    return os.environ.get(ENV_ENDPOINT) or f"ipc://{runtime_dir() / SOCKET_NAME}"
+
+
+def default_spool() -> Path:
+    """ENERGYD_SPOOL, else the spool beside the default store."""
+    spool = os.environ.get(ENV_SPOOL)
+    return Path(spool) if spool else state_dir() / "spool"
+
+
+def ipc_path(endpoint: str) -> Path | None:
+    """The socket file of an `ipc://` endpoint; None for any other transport."""
+    return Path(endpoint[6:]) if endpoint.startswith("ipc://") else None

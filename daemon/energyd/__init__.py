@@ -1,0 +1,1 @@
+"""What did the machine's power do while programs ran? The daemon: samples, markers, store."""

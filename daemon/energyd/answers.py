@@ -1,0 +1,105 @@
+"""What does the daemon say when asked? Status, hot tail, one stage: read under the recorder's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from energyd.config import Config
+from energyd.recorder import Recorder
+from energyd.store.columns import schema
+from energyd_client import protocol as p
+
+
+class Answers:
+    """Answers the questions of PROTOCOL.md. Called by the wire thread."""
+
+    def __init__(self, config: Config, recorder: Recorder, about: Callable[[], dict[str, Any]]) -> None:
+        self._config = config
+        self._recorder = recorder
+        self._about = about  # what only the service knows: pid, sources, lateness, clients …
+
+    def __call__(self, question: p.Question) -> dict[str, Any] | p.Refusal:
+        """The body of an Answer, or why there is none."""
+        if isinstance(question, p.AskStatus):
+            return self.status()
+        if isinstance(question, p.AskTail):
+            return self.tail()
+        return self.stage(question)
+
+    def status(self) -> dict[str, Any]:
+        """Is all well? The same map is published as topic `health` once a second."""
+        r = self._recorder
+        with r.lock:
+            return {
+                "state": "degraded" if r.degraded else "ok",
+                "reason": r.degraded,
+                "now_ns": r.timeline.now_ns(),
+                "store": str(self._config.store),
+                "endpoint": self._config.endpoint,
+                "publish": self._config.publish,
+                "devices": r.device_maps(),
+                "domains": [
+                    {"domain": d.domain, "state": d.state, "source": d.source, "reason": d.reason}
+                    for d in r.ledger.domain_infos.values()
+                ],
+                "samples": r.ledger.samples,
+                "gaps": r.ledger.gaps,
+                "markers": r.markers,
+                "open_stages": sum(s.state == "open" for s in r.tracker.stages.values()),
+                "pending_stages": sum(s.state == "ended" for s in r.tracker.stages.values()),
+                "waiting": r.inbox.waiting,
+                "commit_ms": r.commit_ms,
+                "exhausted": r.exhausted,
+                **self._about(),
+            }
+
+    def tail(self) -> dict[str, Any]:
+        """Which files hold the store now, and what came after them."""
+        r = self._recorder
+        with r.lock:
+            samples = {}
+            for device in r.ledger.logs:
+                t_ns, power, cum = r.after_export(device)
+                if len(t_ns):
+                    samples[str(device)] = {
+                        "t_ns": t_ns.astype("<i8").tobytes(),
+                        "power_mw": power.astype("<i4").tobytes(),
+                        "cum_uj": cum.astype("<i8").tobytes(),
+                    }
+            rows = {table: list(new) for table, new in r.recent.items() if new}
+            rows.setdefault("runs_log", []).extend(run.row() for run in r.tracker.runs.values())
+            rows.setdefault("stages_log", []).extend(stage.row() for stage in r.tracker.stages.values())
+            return {
+                "hour": r.hour,
+                "watermark_ns": max(r.committed.values(), default=None),
+                "host_id": r.host_id,
+                "store": str(self._config.store),
+                "sealed": {table: list(paths) for table, paths in r.sealed.items()},
+                "live": dict(r.live.current),
+                "samples": samples,
+                "rows": rows,
+            }
+
+    def stage(self, question: p.AskStage) -> dict[str, Any] | p.Refusal:
+        """What a stage cost; its power curve as far as memory reaches."""
+        r = self._recorder
+        with r.lock:
+            stage = r.tracker.stages.get(question.stage_id)
+            if stage is not None:
+                t0_ns, t1_ns, state, energies = stage.t0_ns, stage.t1_ns, stage.state, []
+            else:
+                names = [c for c, _ in schema()["energies"]]
+                energies = [dict(zip(names, row, strict=True)) for row in r.finals.get(question.stage_id, [])]
+                if not energies:
+                    return p.Refusal(
+                        "not_found", f"no stage {question.stage_id} in the last hour; ask energyq", "stage_id"
+                    )
+                t0_ns, t1_ns, state = energies[0]["t0_ns"], energies[0]["t1_ns"], "final"
+            body: dict[str, Any] = {"stage_id": question.stage_id, "state": state, "energies": energies}
+            if question.power:
+                body["power"] = {}
+                for device, log in r.ledger.logs.items():
+                    t_ns, power, _ = log.after(t0_ns - 1, t1_ns)
+                    body["power"][device] = {"t_ns": t_ns.tolist(), "power_mw": power.tolist()}
+            return body

@@ -1,0 +1,280 @@
+"""What can be typed after `energyd`? Parse, hand over, turn errors into one message and an exit code.
+
+Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not there, 4 degraded, 5 permission, 78 configuration.
+Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+try:
+    import click
+except ImportError:  # a training image holds the client alone
+    sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
+
+from energyd_client import endpoints
+from energyd_client.version import __version__
+
+FAILED: Final = 1
+ABSENT: Final = 3
+DEGRADED: Final = 4
+PERMISSION: Final = 5
+CONFIG: Final = 78
+
+START_WAIT_S: Final = 60.0
+STOP_WAIT_S: Final = 30.0
+
+store_option = click.option(
+    "--store",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the store. Default: the machine's.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Watch every watt of this machine, so that SQL can answer what each thing cost."""
+
+
+@main.command()
+@store_option
+@click.option(
+    "--interval", "interval_s", default=0.5, show_default=True, help="Seconds between drains of the ring."
+)
+@click.option("--source", default="auto", show_default=True, help="auto, replay:DIR or simulated.")
+@click.option("--speed", default=1.0, show_default=True, help="Replay only: how many times as fast.")
+@click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
+def start(store: Path | None, interval_s: float, source: str, speed: float, foreground: bool) -> None:
+    """Start the daemon; returns when it is ready.
+
+    Example: energyd start --store ./my-store
+    """
+    from energyd.config import ConfigError, resolve
+
+    try:
+        config = resolve(store=store, source=source, speed=speed, interval_s=interval_s)
+    except ConfigError as error:
+        fail(str(error), CONFIG)
+    if foreground:
+        _serve(config)
+    else:
+        _spawn(config, store is not None)
+
+
+@main.command()
+@store_option
+def stop(store: Path | None) -> None:
+    """Stop the daemon; waits until everything is stored."""
+    holder, lock = _holder(store)
+    pid = int(holder.get("pid", 0))
+    if not pid:
+        fail(f"no daemon runs on {lock.parent}\n  cure: `energyd start --store {lock.parent}`", ABSENT)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        fail(f"no daemon runs on {lock.parent} (pid {pid} is gone)", ABSENT)
+    except PermissionError:
+        fail(
+            f"may not stop pid {pid}: it belongs to another user\n  cure: as that user, or with sudo",
+            PERMISSION,
+        )
+    from energyd.store.lock import held
+
+    deadline = time.monotonic() + STOP_WAIT_S
+    while held(lock):
+        if time.monotonic() > deadline:
+            fail(
+                f"pid {pid} has not stopped in {STOP_WAIT_S:.0f} s\n  cure: see its log, then kill -9 {pid}",
+                FAILED,
+            )
+        time.sleep(0.02)
+    click.echo(f"stopped (pid {pid})", err=True)
+
+
+@main.command()
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def status(store: Path | None, as_json: bool) -> None:
+    """Say how the daemon is: devices, sources, gaps, what is open."""
+    body = _ask_status(_endpoint(store))
+    if as_json:
+        click.echo(json.dumps(body, indent=2))
+    else:
+        from energyd.status_text import lines
+
+        click.echo("\n".join(lines(body)))
+    sys.exit(DEGRADED if body["state"] != "ok" else 0)
+
+
+@main.command()
+@store_option
+@click.option("--interval", "interval_s", default=0.25, show_default=True, help="Seconds between redraws.")
+@click.option("--once", is_flag=True, help="Show one picture and leave.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per interval.")
+@click.option("--seconds", type=float, help="Leave after so long.")
+def top(store: Path | None, interval_s: float, once: bool, as_json: bool, seconds: float | None) -> None:
+    """Watch joules as they burn: devices, open stages, health. q leaves."""
+    from energyd.top import run_top
+
+    sys.exit(
+        run_top(_endpoint(store), interval_s=interval_s, once=once, json_output=as_json, seconds=seconds)
+    )
+
+
+@main.command()
+def version() -> None:
+    """Print release and protocol version."""
+    from energyd_client.protocol import VERSION
+
+    click.echo(f"energyd {__version__} (protocol {VERSION})")
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One message for a person, on stderr, and the exit code."""
+    click.echo(f"energyd: {message}", err=True)
+    sys.exit(code)
+
+
+def _serve(config: Any) -> None:
+    """Run the daemon in this process until it is told to stop."""
+    from energyd.config import ConfigError
+    from energyd.service import Service, handle_signals
+    from energyd.sources import SourceError
+    from energyd.store.lock import AlreadyRunning
+    from energyd.store.write import StoreError
+
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    report = _Report()
+    service = Service(config)
+    handle_signals(service)
+    try:
+        service.run(report.ready)
+    except AlreadyRunning as error:
+        report.failed(str(error), FAILED)
+    except (ConfigError, SourceError) as error:
+        report.failed(str(error), CONFIG)
+    except StoreError as error:
+        report.failed(f"{error}\n  cure: move {config.store} aside, or another --store", CONFIG)
+
+
+class _Report:
+    """Tells the `energyd start` that waits for us how it went, or the terminal."""
+
+    def __init__(self) -> None:
+        fd = os.environ.pop("ENERGYD_READY_FD", None)
+        self._fd = int(fd) if fd else None
+        if self._fd is not None:
+            os.set_inheritable(self._fd, False)
+
+    def ready(self) -> None:
+        self._tell({"ok": True, "pid": os.getpid()})
+
+    def failed(self, message: str, code: int) -> NoReturn:
+        self._tell({"ok": False, "message": message, "code": code})
+        fail(message, code)
+
+    def _tell(self, news: dict[str, Any]) -> None:
+        if self._fd is not None:
+            os.write(self._fd, json.dumps(news).encode())
+            os.close(self._fd)
+            self._fd = None
+
+
+def _spawn(config: Any, private: bool) -> None:
+    """Start a detached daemon and wait until it is ready or has said why not."""
+    import subprocess
+
+    log_path = config.store / "energyd.log"
+    try:
+        config.store.mkdir(mode=0o750, parents=True, exist_ok=True)
+        log_file = log_path.open("ab")
+    except OSError as error:
+        fail(
+            f"cannot write {log_path}: {error.strerror}\n  cure: --store DIR with a folder you may write",
+            CONFIG,
+        )
+    reader, writer = os.pipe()
+    command = [
+        sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(config.store),
+        "--interval", str(config.interval_s), "--source", config.source, "--speed", str(config.speed),
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "ENERGYD_READY_FD": str(writer),
+        endpoints.ENV_ENDPOINT: config.endpoint, endpoints.ENV_SPOOL: str(config.spool),
+    }  # fmt: skip
+    with log_file:
+        child = subprocess.Popen(
+            command, env=environment, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=log_file,
+            stderr=log_file, start_new_session=True,
+        )  # fmt: skip
+    os.close(writer)
+    news = _read_news(reader)
+    os.close(reader)
+    if news is None:
+        child.poll()
+        fail(f"the daemon did not come up (exit {child.returncode})\n  see: {log_path}", FAILED)
+    if not news["ok"]:
+        child.wait()
+        fail(news["message"], news["code"])
+    child.returncode = 0  # it lives on; Popen must not complain of that
+    click.echo(f"energyd runs (pid {news['pid']}), store {config.store}", err=True)
+    if private:
+        click.echo("programs and energyq find it by:", err=True)
+        click.echo(f"export {endpoints.ENV_ENDPOINT}={config.endpoint} {endpoints.ENV_SPOOL}={config.spool}")
+
+
+def _read_news(fd: int) -> dict[str, Any] | None:
+    import select
+
+    ready, _, _ = select.select([fd], [], [], START_WAIT_S)
+    data = os.read(fd, 65536) if ready else b""
+    return json.loads(data) if data else None
+
+
+def _holder(store: Path | None) -> tuple[dict[str, Any], Path]:
+    """Who holds the lock of a store, as far as it says; {} if nobody lives there."""
+    from energyd.store.lock import held, read_holder
+
+    lock = (store or endpoints.default_store()).absolute() / "lock"
+    try:
+        return (read_holder(lock) if held(lock) else {}), lock
+    except FileNotFoundError:
+        return {}, lock
+    except PermissionError:
+        fail(f"may not read {lock}\n  cure: add yourself to the group energyd", PERMISSION)
+
+
+def _endpoint(store: Path | None) -> str:
+    """The socket of the daemon meant: of --store, else ENERGYD_ENDPOINT, else the machine's."""
+    if store is None:
+        return endpoints.default_endpoint()
+    holder, lock = _holder(store)
+    if not holder:
+        fail(f"no daemon runs on {lock.parent}\n  cure: `energyd start --store {lock.parent}`", ABSENT)
+    return str(holder["endpoint"])
+
+
+def _ask_status(endpoint: str) -> dict[str, Any]:
+    from energyd_client.errors import EnergydError, PermissionRefused
+    from energyd_client.protocol import AskStatus
+    from energyd_client.request import ask
+
+    try:
+        return ask(endpoint, AskStatus(req=1), timeout_s=5)
+    except PermissionRefused as error:
+        fail(str(error), PERMISSION)
+    except EnergydError as error:
+        fail(str(error), ABSENT)

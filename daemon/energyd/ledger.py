@@ -1,0 +1,260 @@
+"""What have the sources said? Device numbers, sample logs, gaps and how they are bridged, counter reads.
+
+Turns source events (CLOCK_BOOTTIME) into rows in store time. A step longer than the device's allowed gap
+is a gap; where the device has a hardware counter, the samples behind the gap wait (at most HOLD_NS) for
+the next counter read, which says what the gap cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from energyd.accounting import CounterTrack
+from energyd.attribution import Known
+from energyd.energy import I32, I64, Appended, DeviceLog, Edge, Totals, trapezoid_uj
+from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples
+from energyd.stages import Anchor
+from energyd.store.load import StoredDevice
+from energyd.timeline import Timeline
+
+HOLD_NS: Final = 10_000_000_000
+"""How long samples wait behind a gap for a counter read (one device a second is read, round robin)."""
+
+Row = tuple[Any, ...]
+
+
+@dataclass
+class _Hold:
+    """Samples behind a gap whose energy is not known yet."""
+
+    reason: str
+    reset: bool
+    since_ns: int
+    t_ns: list[I64] = field(default_factory=list)
+    power_mw: list[I32] = field(default_factory=list)
+
+
+@dataclass
+class _Device:
+    """One device's books."""
+
+    log: DeviceLog
+    track: CounterTrack = field(default_factory=CounterTrack)
+    hold: _Hold | None = None
+    soft_reason: str | None = None  # why the next long step will have been long
+    forced: bool = False  # the next step is a gap however short, and the counter may not bridge it
+    reads: list[CounterRead] = field(default_factory=list)  # store time, not yet beside the integral
+    resets: int = 0
+
+
+class Ledger:
+    """Every device of this store that a source speaks of."""
+
+    def __init__(self, timeline: Timeline, stored: Mapping[int, StoredDevice], restart: str) -> None:
+        self._timeline = timeline
+        self._numbers = {s.uuid: device for device, s in stored.items()}
+        self._restart = restart  # daemon_down, or reboot: then the counter starts anew too
+        self._books: dict[int, _Device] = {}
+        self.infos: dict[int, DeviceInfo] = {}
+        self.domain_infos: dict[str, DomainInfo] = {}
+        self.logs: dict[int, DeviceLog] = {}
+        self.known: dict[int, Known] = {}
+        self.tracks: dict[int, CounterTrack] = {}
+        self.rows: dict[str, list[Row]] = {}
+        self.appended: list[tuple[int, Appended]] = []
+        self.moved: set[int] = set()  # devices whose totals changed
+        self.gaps = 0
+        self.samples = 0
+        for device, s in stored.items():
+            self._open_books(device, DeviceLog(device, s.max_step_ns, s.totals))
+            self.logs[device].preload(s.t_ns, s.power_mw, s.cum_uj, s.gaps)
+
+    def declare(self, devices: Sequence[DeviceInfo], domains: Sequence[DomainInfo], now_ns: int) -> bool:
+        """Take note of what a source found. True if anything is new, which is then written."""
+        changed = False
+        for info in devices:
+            device = self._numbers.setdefault(info.uuid, len(self._numbers))
+            if self.infos.get(device) == info:
+                continue
+            changed = True
+            self.infos[device] = info
+            if device not in self._books:
+                self._open_books(device, DeviceLog(device, info.max_step_ns, Totals()))
+            self.logs[device].max_step_ns = info.max_step_ns
+            index = info.index
+            if index is None and info.domain == "gpu":
+                index = sum(k.domain == "gpu" for k in self.known.values() if k.device != device)
+            self.known[device] = Known(device, info.uuid, info.domain, info.name, index, info.mig)
+            self._row(
+                "devices",
+                (device, now_ns, info.uuid, info.domain, info.name, info.source, info.origin, info.period_ns,
+                 info.max_step_ns, info.lag_ns, info.depth, info.power_limit_mw, info.driver),
+            )  # fmt: skip
+        for domain in domains:
+            if self.domain_infos.get(domain.domain) != domain:
+                changed = True
+                self.domain_infos[domain.domain] = domain
+                self._row("domains", (now_ns, domain.domain, domain.state, domain.source, domain.reason))
+        return changed
+
+    def samples_in(self, e: PowerSamples, now_ns: int) -> None:
+        """New samples of one device."""
+        device = self._numbers[e.uuid]
+        book = self._books[device]
+        t_ns = e.t_ns + self._timeline.offset_ns
+        newest = book.hold.t_ns[-1][-1] if book.hold and book.hold.t_ns else book.log.last_t_ns
+        fresh = t_ns > (-1 if newest is None else newest)  # a ring drained twice repeats itself
+        if not fresh.any():
+            return
+        power = e.power_mw[fresh]
+        energy = None if e.energy_uj is None else e.energy_uj[fresh]
+        self._take(device, book, t_ns[fresh], power, energy, now_ns)
+
+    def counter_in(self, e: CounterRead) -> None:
+        """A read of the hardware counter; it waits until samples surround it."""
+        book = self._books[self._numbers[e.uuid]]
+        book.reads.append(CounterRead(e.uuid, self._timeline.to_store(e.t_ns), e.energy_mj))
+
+    def condition_in(self, e: Condition) -> int:
+        """Write what explains outliers; the device's number."""
+        device = self._numbers[e.uuid]
+        t_ns = self._timeline.to_store(e.t_ns)
+        self._row(
+            "conditions",
+            (device, t_ns, e.temperature_c, e.sm_clock_mhz, e.power_limit_mw, e.throttle_bits),
+        )
+        return device
+
+    def break_in(self, e: Break) -> None:
+        """Sampling was interrupted; remembered until the next sample shows how long."""
+        book = self._books.get(self._numbers.get(e.uuid, -1))
+        if book is None:
+            return
+        book.soft_reason = book.soft_reason or e.reason
+        if e.counter_reset:
+            book.forced, book.soft_reason = True, e.reason
+            book.resets += 1
+
+    def settle(self, now_ns: int) -> None:
+        """Bridge what can be bridged, and set counter reads beside the integral."""
+        for device, book in self._books.items():
+            if book.hold is not None:
+                self._settle_hold(device, book, now_ns)
+            if book.hold is None:
+                self._settle_reads(device, book)
+
+    def take_rows(self) -> tuple[dict[str, list[Row]], list[tuple[int, Appended]], dict[int, Totals]]:
+        """Everything since the last call, for the next commit."""
+        rows, appended = self.rows, self.appended
+        totals = {d: self._books[d].log.totals for d in self.moved}
+        self.rows, self.appended, self.moved = {}, [], set()
+        return rows, appended, totals
+
+    # ---- helpers -------------------------------------------------------------------------------------
+
+    def _open_books(self, device: int, log: DeviceLog) -> None:
+        totals = log.totals
+        book = _Device(log)
+        if totals.t_ns is not None:
+            book.soft_reason = self._restart
+        if totals.read_t_ns is not None and self._restart != "reboot":
+            book.track.reads.append(Anchor(totals.read_t_ns, totals.read_mj, totals.read_uj, totals.holes))
+        self._books[device] = book
+        self.logs[device], self.tracks[device] = book.log, book.track
+
+    def _take(
+        self, device: int, book: _Device, t_ns: I64, power_mw: I32, energy_uj: I64 | None, now_ns: int
+    ) -> None:
+        """Append samples, opening a gap at each step that is too long."""
+        while len(t_ns):
+            if book.hold is not None:
+                book.hold.t_ns.append(t_ns)
+                book.hold.power_mw.append(power_mw)
+                return
+            last = book.log.last_t_ns
+            steps = np.diff(t_ns) if last is None else np.diff(t_ns, prepend=last)
+            long = np.flatnonzero(steps > book.log.max_step_ns)
+            cut = len(t_ns) if not len(long) else int(long[0]) + (last is None)
+            if book.forced and last is not None:
+                cut = 0
+            if cut:
+                part = None if energy_uj is None else energy_uj[:cut]
+                self._note(device, book.log.append(t_ns[:cut], power_mw[:cut], part))
+                book.soft_reason = None
+                t_ns, power_mw = t_ns[cut:], power_mw[cut:]
+                energy_uj = None if energy_uj is None else energy_uj[cut:]
+                continue
+            reason, forced = book.soft_reason or "late", book.forced
+            book.soft_reason, book.forced = None, False
+            if not forced and energy_uj is None and book.track.reads:
+                book.hold = _Hold(reason, forced, now_ns)
+                continue
+            # RAPL's own counter tells what the step cost, unless the step began in another daemon.
+            own = energy_uj is not None and not forced and reason == "late"
+            bridged = int(energy_uj[0]) if own and energy_uj is not None else None
+            self._end_gap(device, book, int(t_ns[0]), int(power_mw[0]), reason, bridged)
+            t_ns, power_mw = t_ns[1:], power_mw[1:]
+            energy_uj = None if energy_uj is None else energy_uj[1:]
+
+    def _settle_hold(self, device: int, book: _Device, now_ns: int) -> None:
+        hold = book.hold
+        assert hold is not None
+        if not hold.t_ns:
+            return
+        t_ns, power_mw = np.concatenate(hold.t_ns), np.concatenate(hold.power_mw)
+        before = book.track.reads[-1]
+        after = next((r for r in book.reads if t_ns[0] <= r.t_ns <= t_ns[-1]), None)
+        bridged = None
+        if after is not None and after.energy_mj >= before.energy_mj:
+            behind = trapezoid_uj(t_ns, power_mw, after.t_ns)
+            ahead = book.log.totals.cum_uj - before.cum_uj
+            # The counter steps every 100 ms: over a short gap its own step may exceed the gap's energy.
+            bridged = max(0, (after.energy_mj - before.energy_mj) * 1000 - ahead - behind)
+        elif after is not None:
+            hold.reason = "reset"
+            book.resets += 1
+        elif now_ns < hold.since_ns + HOLD_NS and book.resets == 0:
+            return
+        book.hold = None
+        self._end_gap(device, book, int(t_ns[0]), int(power_mw[0]), hold.reason, bridged)
+        self._take(device, book, t_ns[1:], power_mw[1:], None, now_ns)
+
+    def _settle_reads(self, device: int, book: _Device) -> None:
+        totals = book.log.totals
+        while book.reads:
+            read = book.reads[0]
+            edge = book.log.edge_at(read.t_ns)
+            if edge is None and totals.t_ns is not None:
+                return
+            book.reads.pop(0)
+            cum = edge.e_uj if isinstance(edge, Edge) and not edge.in_hole else None
+            self._row("counters", (device, read.t_ns, read.energy_mj, cum))
+            if cum is not None and isinstance(edge, Edge):
+                segment = edge.holes + book.resets
+                if book.track.reads and read.energy_mj < book.track.reads[-1].energy_mj:
+                    book.resets += 1
+                    segment += 1
+                book.track.reads.append(Anchor(read.t_ns, read.energy_mj, cum, segment))
+                totals.read_t_ns, totals.read_mj, totals.read_uj = read.t_ns, read.energy_mj, cum
+                self.moved.add(device)
+
+    def _end_gap(
+        self, device: int, book: _Device, t_ns: int, p_mw: int, reason: str, bridged: int | None
+    ) -> None:
+        added = book.log.append_after_gap(t_ns, p_mw, reason, bridged)
+        gap = added.gaps[0]
+        self._row("gaps", (device, gap.t0_ns, gap.t1_ns, gap.reason, gap.bridged_uj))
+        self.gaps += 1
+        self._note(device, added)
+
+    def _note(self, device: int, added: Appended) -> None:
+        self.appended.append((device, added))
+        self.moved.add(device)
+        self.samples += len(added.t_ns)
+
+    def _row(self, table: str, row: Row) -> None:
+        self.rows.setdefault(table, []).append(row)

@@ -1,0 +1,62 @@
+"""What do live subscribers get? Numbered messages per topic on XPUB, and the last value for late comers.
+
+A slow subscriber loses messages (libzmq drops at its high-water mark, the daemon never waits); the gap in
+`n` shows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import zmq
+
+from energyd_client import protocol as p
+
+
+class Publisher:
+    """The XPUB socket. Used by the wire thread alone."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+        self.socket = context.socket(zmq.XPUB)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 1024)  # subscriptions are short
+        bind_ipc(self.socket, endpoint)
+        self._n: dict[str, int] = {}
+        self._last: dict[str, bytes] = {}
+
+    def publish(self, topic: str, message: p.Samples | p.StageState | p.DeviceList | p.Health) -> None:
+        """Send to whoever subscribed, and keep it for those who come later."""
+        message.n = self._n[topic] = self._n.get(topic, 0) + 1
+        data = p.pack(message)
+        self.socket.send_multipart([topic.encode(), data], zmq.DONTWAIT)
+        if isinstance(message, p.StageState) and message.state == "final":
+            self._n.pop(topic, None)
+            self._last.pop(topic, None)
+        else:
+            self._last[topic] = data
+
+    def subscriptions(self) -> None:
+        """Answer new subscriptions with the last values of their topics."""
+        while True:
+            try:
+                frame = self.socket.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            if frame[:1] != b"\x01":
+                continue
+            prefix = frame[1:].decode(errors="replace")
+            for topic, data in self._last.items():
+                if topic.startswith(prefix):
+                    self.socket.send_multipart([topic.encode(), data], zmq.DONTWAIT)
+
+
+def bind_ipc(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Bind so that group members may connect (connecting needs write): mode 0770."""
+    umask: Callable[[int], int] = os.umask
+    before = umask(0o007)
+    try:
+        socket.bind(endpoint)
+    finally:
+        umask(before)

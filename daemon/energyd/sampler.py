@@ -1,0 +1,85 @@
+"""When is each source read? A thread per source, on absolute deadlines; lateness is kept for status."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+
+from energyd.inbox import Declared, Inbox
+from energyd.sources import Break, Changed, Event, Source
+from energyd_client import clock
+
+log = logging.getLogger("energyd")
+
+
+class Sampler:
+    """Opens, reads and closes one source. Nothing it does waits for the store."""
+
+    def __init__(self, source: Source, inbox: Inbox) -> None:
+        self.source = source
+        self.ready = threading.Event()  # opened, and its devices declared
+        self.failure: Exception | None = None  # why it could not be opened
+        self.late_ms: deque[float] = deque(maxlen=2_000)
+        self._inbox = inbox
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"sampler-{source.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin; `ready` is set once the devices are known or `failure` says why not."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read one last time, so that a sample follows what has ended, and close."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+        if self._thread.is_alive():
+            log.error("source %s hangs in a driver call; left behind", self.source.name)
+
+    def _run(self) -> None:
+        try:
+            self.source.open()
+            self._declare()
+        except Exception as error:
+            self.failure = error
+            self.ready.set()
+            return
+        self.ready.set()
+        deadline = time.monotonic()
+        while not self._stop.is_set():
+            self._read()
+            deadline += self.source.interval_s
+            now = time.monotonic()
+            deadline = max(deadline, now)  # late: do not hurry after what is gone
+            self._stop.wait(deadline - now)
+            self.late_ms.append(max(0.0, time.monotonic() - deadline) * 1000)
+        self._read()
+        self.source.close()
+
+    def _read(self) -> None:
+        try:
+            events: list[Event | Declared] = list(self.source.read())
+        except Exception:  # a source's bug is a gap of its devices, not the end of the daemon
+            log.exception("source %s: unexpected error", self.source.name)
+            events = [Break("", clock.now_ns(), "source_error")]
+        events = [each for e in events for each in self._of_each_device(e)]
+        if any(isinstance(e, Changed) for e in events):
+            self._declare()
+        self._inbox.put_events(events)
+
+    def _of_each_device(self, event: Event | Declared) -> list[Event | Declared]:
+        if isinstance(event, Break) and not event.uuid:
+            return [replace(event, uuid=info.uuid) for info in self.source.devices()]
+        return [event]
+
+    def _declare(self) -> None:
+        found = Declared(list(self.source.devices()), list(self.source.domains()))
+        self._inbox.put_events([found])
+
+
+def late_ms_p99(samplers: list[Sampler]) -> float | None:
+    """How late reads were, in ms, 99th percentile of the last ones; None before the first."""
+    late = sorted(ms for s in samplers for ms in list(s.late_ms))
+    return round(late[int(0.99 * (len(late) - 1))], 3) if late else None

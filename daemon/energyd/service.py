@@ -1,0 +1,193 @@
+"""How do the parts become a daemon? Start in order, run until told to stop, stop in order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from energyd import timeline
+from energyd.answers import Answers
+from energyd.config import Config, ConfigError
+from energyd.inbox import Inbox
+from energyd.intake import Intake
+from energyd.ledger import Ledger
+from energyd.notify import notify
+from energyd.recorder import Recorder
+from energyd.sampler import Sampler, late_ms_p99
+from energyd.sources.discover import discover
+from energyd.store import HOUR_NS, Layout
+from energyd.store.live import LiveFiles
+from energyd.store.load import load
+from energyd.store.lock import DaemonLock
+from energyd.store.write import HotStore
+from energyd_client import clock, endpoints
+from energyd_client import protocol as p
+from energyd_client.version import __version__
+
+log = logging.getLogger("energyd")
+
+PENDING_WAIT_S: Final = 3.0
+"""How long a stop waits for a sample to follow the stages that have just ended."""
+
+SOURCE_WAIT_S: Final = 5.0
+"""How long a start waits for its sources; a slower one is declared when it is there."""
+
+
+class Service:
+    """One daemon. `run` returns when it was told to stop."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._stop = threading.Event()
+        self._started_ns = 0
+        self._samplers: list[Sampler] = []
+
+    def run(self, ready: Any = None) -> None:
+        """Serve until SIGTERM, SIGINT or the end of a trace. `ready()` is called once clients may come.
+
+        Raises ConfigError, AlreadyRunning, StoreError or SourceError before it is ready.
+        """
+        with contextlib.ExitStack() as stack:
+            self._serve(stack, ready)
+
+    def stop(self, *_: object) -> None:
+        """Ask it to end."""
+        self._stop.set()
+
+    def _serve(self, stack: contextlib.ExitStack, ready: Any) -> None:
+        config = self.config
+        layout = Layout(config.store)
+        _folders(config)
+        store_lock = DaemonLock(layout.lock)
+        stack.callback(store_lock.release)
+        socket_lock = DaemonLock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
+        stack.callback(socket_lock.release)
+
+        sources = discover(config.source, speed=config.speed, interval_s=config.interval_s)
+        store = HotStore(layout)
+        stack.callback(store.close)
+        now_guess = time.time_ns() // HOUR_NS
+        loaded = load(layout, store, clock.boot_id(), now_guess)
+        line = timeline.begin(loaded.boot_offset_ns, loaded.newest_t_ns)
+        self._started_ns = line.now_ns()
+        inbox = Inbox()
+        ledger = Ledger(line, loaded.devices, "daemon_down" if loaded.same_boot else "reboot")
+        expected = {s[0]["client"] for s in loaded.stages} | {r["client"] for r in loaded.runs if r["client"]}
+        intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
+        recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
+        recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
+                                socket.gethostname(), __version__))  # fmt: skip
+        answers = Answers(config, recorder, lambda: self._about(intake))
+        intake.answer = answers
+        recorder.after_commit = lambda _: notify("WATCHDOG=1")
+
+        self._samplers = [Sampler(source, inbox) for source in sources]
+        for sampler in self._samplers:
+            sampler.start()
+        self._await_sources()
+        recorder.start()
+        intake.start()
+        facts = {
+            "pid": os.getpid(),
+            "endpoint": config.endpoint,
+            "publish": config.publish,
+            "version": __version__,
+            "started_ns": self._started_ns,
+            "store": str(config.store),
+        }
+        store_lock.announce(facts)
+        socket_lock.announce(facts)
+        notify("READY=1", f"STATUS=sampling into {config.store}")
+        log.info("energyd %s: store %s, socket %s", __version__, config.store, config.endpoint)
+        if ready is not None:
+            ready()
+        try:
+            self._wait(recorder, answers, intake)
+        finally:
+            notify("STOPPING=1")
+            self._shut_down(recorder, intake)
+
+    def _await_sources(self) -> None:
+        deadline = time.monotonic() + SOURCE_WAIT_S
+        for sampler in self._samplers:
+            if not sampler.ready.wait(max(0.0, deadline - time.monotonic())):
+                log.warning("source %s is slow to start; its devices follow", sampler.source.name)
+            elif sampler.failure is not None:
+                raise sampler.failure
+
+    def _wait(self, recorder: Recorder, answers: Answers, intake: Intake) -> None:
+        """Publish health once a second until told to stop, or a trace played once is over."""
+        while not self._stop.wait(1.0):
+            intake.publish("health", p.Health(0, answers.status()))
+            if recorder.exhausted and not recorder.tracker.stages:
+                log.info("the trace is over")
+                return
+
+    def _shut_down(self, recorder: Recorder, intake: Intake) -> None:
+        deadline = time.monotonic() + PENDING_WAIT_S
+        while time.monotonic() < deadline and _pending(recorder):
+            time.sleep(0.05)
+        for sampler in self._samplers:
+            sampler.stop()
+        recorder.stop()
+        intake.stop()
+
+    def _about(self, intake: Intake) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_ns": self._started_ns,
+            "sources": [s.source.name for s in self._samplers],
+            "late_ms_p99": late_ms_p99(self._samplers),
+            "refused": sum(intake.refused.values()),
+            "clients": len(intake.peers.by_client),
+        }
+
+
+def _pending(recorder: Recorder) -> bool:
+    with recorder.lock:
+        waiting = any(s.state == "ended" for s in recorder.tracker.stages.values())
+    return waiting or recorder.inbox.waiting > 0
+
+
+def _folders(config: Config) -> None:
+    """Make store, spool and socket folder. Raises ConfigError naming path, uid and cure."""
+    socket_path = endpoints.ipc_path(config.endpoint)
+    assert socket_path is not None
+    with _explained(config.store):
+        config.store.mkdir(mode=0o750, parents=True, exist_ok=True)
+        probe = config.store / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    with _explained(socket_path.parent):
+        socket_path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    with _explained(config.spool):
+        if not config.spool.exists():
+            config.spool.mkdir(parents=True)
+            # Members of the group write their own spools and cannot remove those of others.
+            config.spool.chmod(0o3770)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror or error} (uid {os.geteuid()})\n"
+            f"  cure: --store DIR with a folder that you may write, or start the system service"
+        ) from error
+
+
+def handle_signals(service: Service) -> None:
+    """SIGTERM and SIGINT end it in order."""
+    signal.signal(signal.SIGTERM, service.stop)
+    signal.signal(signal.SIGINT, service.stop)

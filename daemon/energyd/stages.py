@@ -1,0 +1,181 @@
+"""What is a run, what is a stage, while they are open? The tracker's state, and how it survives a restart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from energyd.energy import Edge, Missing, Span, SpanUnion
+from energyd_client.protocol import Marker, ProcessInfo, StageState
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A marker on its way in. `t_ns` and `arrived_ns` are store time."""
+
+    client: str
+    message: Marker
+    t_ns: int
+    arrived_ns: int
+    doubt_ns: int = 0
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """One read of the hardware counter, beside the power integral at the same instant."""
+
+    t_ns: int
+    energy_mj: int
+    cum_uj: int
+    segment: int  # rises at each counter reset and each hole
+
+
+@dataclass
+class Run:
+    """One execution."""
+
+    run_id: str
+    name: str
+    t0_ns: int
+    client: str | None  # its creator; None while only a child process has spoken of it
+    uid: int | None
+    pid: int | None
+    labels: dict[str, Any] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    t1_ns: int | None = None
+    status: str = "open"
+    orphan: bool = False  # its creator is gone; the last process's death ends it
+
+    def row(self) -> tuple[Any, ...]:
+        """As a row of runs_log."""
+        return (
+            self.run_id, self.name, self.t0_ns, self.t1_ns, self.status, json.dumps(self.labels),
+            json.dumps(self.env), self.git_commit, self.client, self.uid, self.pid,
+        )  # fmt: skip
+
+    @classmethod
+    def restore(cls, row: dict[str, Any]) -> Run:
+        """A run from its row of open_runs. If its creator is gone, that shows again at once."""
+        return cls(
+            row["run_id"],
+            row["name"],
+            row["t0_ns"],
+            row["client"],
+            row["uid"],
+            row["pid"],
+            json.loads(row["labels"]),
+            json.loads(row["env"]),
+            row["git_commit"],
+        )
+
+
+@dataclass
+class Stage:
+    """One span of a run, until its energy is known."""
+
+    run_id: str
+    stage_id: str
+    name: str
+    t0_ns: int
+    client: str
+    parent_id: str | None = None
+    ancestors: tuple[str, ...] = ()
+    named: list[str] | None = None
+    process: ProcessInfo | None = None
+    uid: int | None = None
+    pid: int | None = None
+    t1_ns: int | None = None
+    doubt_ns: int = 0
+    status: str = "open"
+    state: str = "open"  # open, ended (energy pending), final
+    counts: dict[str, int] = field(default_factory=dict)
+    devices: list[int] = field(default_factory=list)
+    flags: set[str] = field(default_factory=set)
+    begin: dict[int, Edge | Missing] = field(default_factory=dict)
+    anchors: dict[int, Anchor] = field(default_factory=dict)
+    children: dict[int, SpanUnion] = field(default_factory=dict)
+    overlaps: dict[int, SpanUnion] = field(default_factory=dict)
+    sharers: dict[int, set[str]] = field(default_factory=dict)  # device: other runs seen on it meanwhile
+    pids_seen: dict[int, bool] = field(default_factory=dict)  # GPU: NVML listed the process there
+
+    def related(self, other: Stage) -> bool:
+        """Whether one encloses the other (or they are the same)."""
+        return (
+            self.stage_id == other.stage_id
+            or self.stage_id in other.ancestors
+            or other.stage_id in self.ancestors
+        )
+
+    def row(self) -> tuple[Any, ...]:
+        """As a row of stages_log."""
+        return (
+            self.run_id, self.stage_id, self.parent_id, self.name, self.t0_ns, self.t1_ns, self.doubt_ns,
+            self.status, self.state, json.dumps(self.counts), self.client, self.uid, self.pid,
+            sorted(self.devices), sorted(self.flags),
+        )  # fmt: skip
+
+    def state_message(self, run: str) -> StageState:
+        """As subscribers see it while it is open or its energy is pending."""
+        begin_uj = {d: e.e_uj for d, e in self.begin.items() if isinstance(e, Edge) and d in self.devices}
+        return StageState(
+            0, self.run_id, run, self.stage_id, self.parent_id, self.name, self.state, self.status,
+            self.t0_ns, self.t1_ns, dict(self.counts), begin_uj, {},
+        )  # fmt: skip
+
+    def memo(self) -> str:
+        """What the row does not hold and a restarted daemon needs, as JSON."""
+        return json.dumps(
+            {
+                "ancestors": self.ancestors,
+                "named": self.named,
+                "process": asdict(self.process) if self.process else None,
+                "begin": {d: _edge_out(e) for d, e in self.begin.items()},
+                "anchors": {d: asdict(a) for d, a in self.anchors.items()},
+                "children": {d: _union_out(u) for d, u in self.children.items()},
+                "overlaps": {d: _union_out(u) for d, u in self.overlaps.items()},
+                "sharers": {d: sorted(s) for d, s in self.sharers.items()},
+                "pids_seen": self.pids_seen,
+            }
+        )
+
+    @classmethod
+    def restore(cls, row: dict[str, Any], memo: str | None) -> Stage:
+        """A stage from its row of open_stages and its memo."""
+        m = json.loads(memo) if memo else {}
+        stage = cls(
+            run_id=row["run_id"], stage_id=row["stage_id"], name=row["name"], t0_ns=row["t0_ns"],
+            client=row["client"], parent_id=row["parent_id"], uid=row["uid"], pid=row["pid"],
+            t1_ns=row["t1_ns"], doubt_ns=row["doubt_ns"], status=row["status"], state=row["state"],
+            counts=json.loads(row["counts"]), devices=list(row["devices"]), flags=set(row["flags"]),
+            ancestors=tuple(m.get("ancestors", ())), named=m.get("named"),
+            process=ProcessInfo(**m["process"]) if m.get("process") else None,
+        )  # fmt: skip
+        stage.begin = {int(d): _edge_in(e) for d, e in m.get("begin", {}).items()}
+        stage.anchors = {int(d): Anchor(**a) for d, a in m.get("anchors", {}).items()}
+        stage.children = {int(d): _union_in(u) for d, u in m.get("children", {}).items()}
+        stage.overlaps = {int(d): _union_in(u) for d, u in m.get("overlaps", {}).items()}
+        stage.sharers = {int(d): set(s) for d, s in m.get("sharers", {}).items()}
+        stage.pids_seen = {int(d): seen for d, seen in m.get("pids_seen", {}).items()}
+        return stage
+
+
+def _edge_out(edge: Edge | Missing) -> dict[str, Any]:
+    return asdict(edge)
+
+
+def _edge_in(packed: dict[str, Any]) -> Edge | Missing:
+    return Missing(**packed) if "reason" in packed else Edge(**packed)
+
+
+def _union_out(union: SpanUnion) -> dict[str, Any]:
+    spans = [(s.a_ns, s.a_uj, s.b_ns, s.b_uj) for s in union.spans]
+    return {"spans": spans, "folded_ns": union.folded_ns, "folded_uj": union.folded_uj}
+
+
+def _union_in(packed: dict[str, Any]) -> SpanUnion:
+    return SpanUnion([Span(*s) for s in packed["spans"]], packed["folded_ns"], packed["folded_uj"])

@@ -1,0 +1,38 @@
+"""How does a status read to a person? The answer to `ask_status` as lines of text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def lines(body: dict[str, Any]) -> list[str]:
+    """One line for the daemon, one a device, one a domain that is not simply measured."""
+    up_s = (body["now_ns"] - body["started_ns"]) / 1e9
+    state = "ok" if body["state"] == "ok" else f"DEGRADED {body['reason']}"
+    out = [
+        f"energyd {body['version']} {state}: pid {body['pid']}, up {up_s:.0f} s",
+        f"  store    {body['store']}",
+        f"  socket   {body['endpoint']}",
+        f"  sources  {', '.join(body['sources']) or 'none'}",
+    ]
+    out += [_device(d, body["now_ns"]) for d in body["devices"]]
+    for domain in body["domains"]:
+        if domain["state"] != "measured":
+            reason = f": {domain['reason']}" if domain["reason"] else ""
+            out.append(f"  {domain['domain']:<8} {domain['state']}{reason}")
+    late = "–" if body["late_ms_p99"] is None else f"{body['late_ms_p99']:.1f} ms"
+    out += [
+        f"  samples  {body['samples']}, gaps {body['gaps']}, reads late p99 {late}",
+        f"  markers  {body['markers']}, refused {body['refused']}, clients {body['clients']}",
+        f"  stages   {body['open_stages']} open, {body['pending_stages']} pending",
+    ]
+    return out
+
+
+def _device(device: dict[str, Any], now_ns: int) -> str:
+    power = "no sample yet"
+    if device["power_mw"] is not None:
+        age_s = max(0.0, (now_ns - device["last_t_ns"]) / 1e9)
+        power = f"{device['power_mw'] / 1000:.1f} W, {age_s:.1f} s ago"
+    mark = "" if device["origin"] == "measured" else f" ({device['origin']})"
+    return f"  {device['domain']:<8} {device['name']}, {device['source']}{mark}: {power}"

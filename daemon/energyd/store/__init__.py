@@ -1,0 +1,56 @@
+"""Where does everything lie on disk? Paths, table names and the hour, nothing that does work."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+HOUR_NS: Final = 3_600_000_000_000
+
+KEPT: Final = ("devices", "domains", "boots")
+"""Tables that stay in hot.duckdb for ever, and are sealed as well; a union of both needs DISTINCT."""
+
+TABLES: Final = (
+    "samples", "counters", "conditions", "gaps", *KEPT, "clocks", "markers", "runs_log", "stages_log",
+    "energies", "metrics", "artifacts", "artifact_uses",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one store."""
+
+    root: Path
+
+    @property
+    def catalogue(self) -> Path:
+        """Views and macros for any DuckDB tool."""
+        return self.root / "energy.duckdb"
+
+    @property
+    def hot(self) -> Path:
+        """The daemon's own file: the current hour."""
+        return self.root / "hot.duckdb"
+
+    @property
+    def lock(self) -> Path:
+        """Flocked by the daemon; its text says who."""
+        return self.root / "lock"
+
+    def live(self, table: str, hour: int, generation: int) -> str:
+        """Path of a live file, relative to the store."""
+        return f"live/{table}-{hour}.{generation}.parquet"
+
+    def sealed(self, table: str, hour: int) -> str:
+        """Path of a sealed file, relative to the store; day and hour in UTC."""
+        at = dt.datetime.fromtimestamp(hour * 3600, tz=dt.timezone.utc)
+        return f"sealed/{table}/day={at:%Y-%m-%d}/{at:%H}.parquet"
+
+
+def hour_of_sealed(path: str) -> int:
+    """The hour (t_ns // HOUR_NS) that a sealed file's relative path names."""
+    _, _, day, name = path.rsplit("/", 3)
+    at = dt.datetime.strptime(f"{day[4:]} {name[:2]} +0000", "%Y-%m-%d %H %z")
+    return int(at.timestamp()) // 3600

@@ -1,0 +1,59 @@
+"""How do Python rows become DuckDB columns? Types come from schema.sql, the only home of tables."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+SCHEMA_SQL = (Path(__file__).parent / "schema.sql").read_text()
+_LIST_MARK = "\x1f"
+_INTS = {"UTINYINT", "SMALLINT", "INTEGER", "BIGINT"}
+
+
+@cache
+def schema() -> dict[str, list[tuple[str, str]]]:
+    """{table: [(column, type), …]} in the order of schema.sql."""
+    with duckdb.connect() as con:
+        con.execute(SCHEMA_SQL)
+        found = con.execute(
+            "SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal"
+            " ORDER BY table_oid, column_index"
+        ).fetchall()
+    tables: dict[str, list[tuple[str, str]]] = {}
+    for table, column, kind in found:
+        tables.setdefault(table, []).append((column, kind))
+    return tables
+
+
+def to_numpy(columns: list[tuple[str, str]], rows: list[tuple[Any, ...]]) -> dict[str, Any]:
+    """Rows as a dict of numpy columns, which DuckDB scans far faster than parameters (4 µs a row)."""
+    out: dict[str, Any] = {}
+    for i, (name, kind) in enumerate(columns):
+        values = [r[i] for r in rows]
+        if kind in _INTS or kind == "DOUBLE":
+            dtype = np.float64 if kind == "DOUBLE" else np.int64
+            mask = [v is None for v in values]
+            plain = np.array([0 if v is None else v for v in values], dtype)
+            out[name] = np.ma.masked_array(plain, mask) if any(mask) else plain
+        elif kind.endswith("[]"):
+            texts = [None if v is None else _LIST_MARK.join(map(str, v)) for v in values]
+            out[name] = np.array(texts, dtype=object)
+        else:
+            out[name] = np.array(values, dtype=object)
+    return out
+
+
+def casts(columns: list[tuple[str, str]]) -> str:
+    """The SELECT list that turns `to_numpy`'s columns into the table's types."""
+    parts = []
+    for name, kind in columns:
+        if kind.endswith("[]"):
+            split = f"string_split({name}::VARCHAR, '{_LIST_MARK}')"
+            parts.append(f"CASE WHEN {name}::VARCHAR = '' THEN [] ELSE {split} END::{kind} AS {name}")
+        else:
+            parts.append(f"{name}::{kind} AS {name}")
+    return ", ".join(parts)

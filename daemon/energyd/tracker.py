@@ -1,0 +1,244 @@
+"""Which runs and stages are open, and what did each marker change? Markers in, rows and news out.
+
+Pure bookkeeping: no clock, no socket, no disk. Energy is added by `energyd.accounting` when samples
+have passed a stage's end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from energyd.stages import Incoming, Run, Stage
+from energyd_client import protocol as p
+
+Rows = defaultdict[str, list[tuple[Any, ...]]]
+
+
+class Tracker:
+    """Open runs and stages. `rows` collects what the next commit writes."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.stages: dict[str, Stage] = {}  # open, or ended with energy pending
+        self.rows: Rows = defaultdict(list)
+        self.touched: set[str] = set()  # stages whose row or memo changed since the last commit
+        self.touched_runs: set[str] = set()
+        self.news: set[str] = set()  # stages whose state subscribers should hear of
+        self._processes: dict[str, p.ProcessInfo] = {}
+
+    def restore(self, runs: list[Run], stages: list[Stage]) -> None:
+        """Take over what an earlier daemon left open."""
+        self.runs = {r.run_id: r for r in runs}
+        self.stages = {s.stage_id: s for s in stages}
+        self.news |= set(self.stages)
+
+    def apply(self, incoming: Incoming) -> p.Refusal | None:
+        """Take one marker. A refused marker is journaled all the same, unless it is another user's."""
+        m = incoming.message
+        refusal = self._not_his(incoming)
+        if refusal is None:
+            self.rows["markers"].append(_journal(incoming))
+            refusal = getattr(self, f"_{m.TYPE}")(incoming, m)
+        return refusal
+
+    def client_gone(self, client: str, t_ns: int, doubt_ns: int) -> None:
+        """A process is dead: what it left open ends `aborted`, at the last moment it may have lived."""
+        for stage in [s for s in self.stages.values() if s.client == client and s.t1_ns is None]:
+            self._close(stage, max(t_ns, stage.t0_ns), "aborted")
+            stage.doubt_ns = max(stage.doubt_ns, doubt_ns)
+            stage.flags.add("aborted")
+            self.rows["markers"].append(
+                (
+                    client,
+                    None,
+                    stage.t1_ns,
+                    t_ns,
+                    "aborted",
+                    stage.run_id,
+                    stage.stage_id,
+                    "{}",
+                    None,
+                    None,
+                    None,
+                )
+            )
+        for run in [r for r in self.runs.values() if r.client == client]:
+            run.orphan = True
+            self.touched_runs.add(run.run_id)
+            self._end_if_orphaned(run, t_ns)
+        self._processes.pop(client, None)
+
+    def live_clients(self) -> set[str]:
+        """Clients that have something open."""
+        open_stages = {s.client for s in self.stages.values() if s.t1_ns is None}
+        return open_stages | {r.client for r in self.runs.values() if r.client and not r.orphan}
+
+    def active(self) -> Iterator[Stage]:
+        """Stages that are not final, oldest first."""
+        return iter(list(self.stages.values()))
+
+    def run_of(self, stage: Stage) -> Run | None:
+        """The run of a stage, while it is open."""
+        return self.runs.get(stage.run_id)
+
+    def finish(self, stage: Stage) -> None:
+        """Its energy is known: write the final row and forget it."""
+        stage.state = "final"
+        self.rows["stages_log"].append(stage.row())
+        self.touched.add(stage.stage_id)
+        self.news.add(stage.stage_id)
+        del self.stages[stage.stage_id]
+        run = self.runs.get(stage.run_id)
+        if run is not None and stage.t1_ns is not None:
+            self._end_if_orphaned(run, stage.t1_ns)
+
+    # ---- one method a marker, named by its type ----------------------------------------------------
+
+    def _run_begin(self, incoming: Incoming, m: p.RunBegin) -> p.Refusal | None:
+        run = self.runs.get(m.run_id)
+        if run is not None and run.client is not None:
+            return _refuse(m, "conflict", f"run {m.run_id} has begun already", "run_id")
+        run = run or self._new_run(incoming, m.run_id)
+        run.name, run.t0_ns, run.client = m.name, incoming.t_ns, incoming.client
+        run.labels = {**run.labels, **m.labels}  # a joined child may have labelled it before
+        run.env, run.git_commit, run.pid = m.env, m.git_commit, incoming.pid
+        self.touched_runs.add(run.run_id)
+        return None
+
+    def _labels(self, incoming: Incoming, m: p.RunLabels) -> p.Refusal | None:
+        run = self.runs.get(m.run_id)
+        if run is None:
+            return _refuse(m, "not_found", f"no open run {m.run_id} to label", "run_id")
+        run.labels = {**m.labels, **run.labels}
+        self.touched_runs.add(run.run_id)
+        return None
+
+    def _run_end(self, incoming: Incoming, m: p.RunEnd) -> p.Refusal | None:
+        run = self.runs.get(m.run_id)
+        if run is None:
+            return _refuse(m, "not_found", f"no open run {m.run_id}: ended twice, or never begun", "run_id")
+        self._end_run(run, incoming.t_ns, m.status)
+        return None
+
+    def _begin(self, incoming: Incoming, m: p.StageBegin) -> p.Refusal | None:
+        if m.stage_id in self.stages:
+            return _refuse(m, "conflict", f"stage {m.stage_id} has begun already", "stage_id")
+        if m.run_id not in self.runs:  # a child process may be heard before its parent
+            self._new_run(incoming, m.run_id)
+        parent = self.stages.get(m.parent_id) if m.parent_id else None
+        stage = Stage(
+            run_id=m.run_id, stage_id=m.stage_id, name=m.name, t0_ns=incoming.t_ns, client=incoming.client,
+            parent_id=m.parent_id, named=m.devices, process=self._processes.get(incoming.client),
+            uid=incoming.uid, pid=incoming.pid, doubt_ns=incoming.doubt_ns,
+        )  # fmt: skip
+        if parent is not None:
+            stage.ancestors = (*parent.ancestors, parent.stage_id)
+        elif m.parent_id:
+            stage.ancestors = (m.parent_id,)
+        if m.synced:
+            stage.flags.add("synced")
+        if incoming.doubt_ns:
+            stage.flags.add("arrival_time")
+        self.stages[m.stage_id] = stage
+        self._changed(stage)
+        return None
+
+    def _end(self, incoming: Incoming, m: p.StageEnd) -> p.Refusal | None:
+        stage = self.stages.get(m.stage_id)
+        if stage is None or stage.t1_ns is not None:
+            return _refuse(
+                m, "not_found", f"no open stage {m.stage_id}: ended twice, or never begun", "stage_id"
+            )
+        self._close(stage, max(incoming.t_ns, stage.t0_ns), m.status)
+        stage.doubt_ns = max(stage.doubt_ns, incoming.doubt_ns)
+        return None
+
+    def _count(self, incoming: Incoming, m: p.Count) -> p.Refusal | None:
+        stage = self.stages.get(m.stage_id)
+        if stage is None:
+            return _refuse(m, "not_found", f"no open stage {m.stage_id} to count on", "stage_id")
+        for unit, n in m.counts.items():
+            stage.counts[unit] = stage.counts.get(unit, 0) + n
+        self._changed(stage)
+        return None
+
+    def _metric(self, incoming: Incoming, m: p.Metric) -> p.Refusal | None:
+        self.rows["metrics"].append((m.run_id, m.stage_id, incoming.t_ns, m.name, m.value, m.n))
+        return None
+
+    def _artifact(self, incoming: Incoming, m: p.ArtifactMade) -> p.Refusal | None:
+        self.rows["artifacts"].append(
+            (m.artifact_id, m.run_id, m.stage_id, incoming.t_ns, m.name, m.kind, m.uri, m.sha256,
+             m.size_bytes, json.dumps(m.attrs))
+        )  # fmt: skip
+        return None
+
+    def _artifact_use(self, incoming: Incoming, m: p.ArtifactUsed) -> p.Refusal | None:
+        self.rows["artifact_uses"].append((m.artifact_id, m.run_id, m.stage_id, incoming.t_ns))
+        return None
+
+    def _process(self, incoming: Incoming, m: p.ProcessInfo) -> p.Refusal | None:
+        self._processes[incoming.client] = m
+        for stage in self.stages.values():
+            if stage.client == incoming.client:
+                stage.process = m
+                self.touched.add(stage.stage_id)
+        return None
+
+    # ---- helpers -------------------------------------------------------------------------------------
+
+    def _not_his(self, incoming: Incoming) -> p.Refusal | None:
+        """Only the uid that began a run writes to it (uids come from the kernel)."""
+        m = incoming.message
+        run = self.runs.get(getattr(m, "run_id", ""))
+        if run is None or run.uid is None or incoming.uid is None or run.uid == incoming.uid:
+            return None
+        return _refuse(
+            m, "conflict", f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}", "run_id"
+        )
+
+    def _new_run(self, incoming: Incoming, run_id: str) -> Run:
+        run = Run(run_id, run_id, incoming.t_ns, None, incoming.uid, incoming.pid)
+        self.runs[run_id] = run
+        self.touched_runs.add(run_id)
+        return run
+
+    def _changed(self, stage: Stage) -> None:
+        self.touched.add(stage.stage_id)
+        self.news.add(stage.stage_id)
+
+    def _close(self, stage: Stage, t_ns: int, status: str) -> None:
+        stage.t1_ns, stage.status, stage.state = t_ns, status, "ended"
+        self._changed(stage)
+
+    def _end_run(self, run: Run, t_ns: int, status: str) -> None:
+        run.t1_ns, run.status = max(t_ns, run.t0_ns), status
+        self.rows["runs_log"].append(run.row())
+        self.touched_runs.add(run.run_id)
+        del self.runs[run.run_id]
+
+    def _end_if_orphaned(self, run: Run, t_ns: int) -> None:
+        still = [s for s in self.stages.values() if s.run_id == run.run_id and s.t1_ns is None]
+        if run.orphan and not still:
+            self._end_run(run, t_ns, "aborted")
+
+
+def _refuse(m: p.Marker, code: str, message: str, field: str) -> p.Refusal:
+    return p.Refusal(code, message, field, m.seq)
+
+
+def _journal(incoming: Incoming) -> tuple[Any, ...]:
+    """A marker as a row of `markers`."""
+    m = incoming.message
+    body = {k: v for k, v in asdict(m).items() if v is not None and k not in _COLUMNS}
+    return (
+        incoming.client, m.seq, incoming.t_ns, incoming.arrived_ns, m.TYPE, getattr(m, "run_id", None),
+        getattr(m, "stage_id", None), json.dumps(body), incoming.uid, incoming.gid, incoming.pid,
+    )  # fmt: skip
+
+
+_COLUMNS = {"seq", "t_ns", "run_id", "stage_id"}

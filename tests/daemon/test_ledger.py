@@ -1,0 +1,149 @@
+"""Do source events become rows: numbers that last, gaps that are bridged or holes, reads beside the integral?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from energyd.energy import Totals
+from energyd.ledger import HOLD_NS, Ledger
+from energyd.sources import Break, CounterRead, DeviceInfo, DomainInfo, PowerSamples
+from energyd.store.columns import schema
+from energyd.store.load import StoredDevice
+from energyd.timeline import Timeline
+
+MS, S = 1_000_000, 1_000_000_000
+OFFSET = 1_000 * S
+GPU = DeviceInfo(uuid="GPU-a", domain="gpu", name="H100", source="ring", period_ns=20 * MS, max_step_ns=100 * MS)
+CPU = DeviceInfo(uuid="rapl:p", domain="cpu", name="Xeon", source="rapl", period_ns=S, max_step_ns=3 * S)
+
+
+def ledger_with(*devices: DeviceInfo, stored: dict[int, StoredDevice] | None = None) -> Ledger:
+    ledger = Ledger(Timeline("boot", OFFSET), stored or {}, "daemon_down")
+    ledger.declare(devices, [], 0)
+    return ledger
+
+
+def power(uuid: str, t0: float, t1: float, watts: float, step: float = 0.02) -> PowerSamples:
+    t = (np.arange(round((t1 - t0) / step)) * step * S + t0 * S).astype(np.int64)
+    return PowerSamples(uuid, t, np.full(len(t), int(watts * 1000), np.int32))
+
+
+def gaps(ledger: Ledger) -> list[dict[str, Any]]:
+    names = [c for c, _ in schema()["gaps"]]
+    return [dict(zip(names, row, strict=True)) for row in ledger.rows.get("gaps", [])]
+
+
+def test_samples_are_shifted_to_store_time_and_repeated_ones_are_dropped() -> None:
+    ledger = ledger_with(GPU)
+    ledger.samples_in(power("GPU-a", 0, 1, 100), 0)
+    ledger.samples_in(power("GPU-a", 0.5, 1.5, 100), 0)  # a ring drained again gives the last ones again
+    t_ns = ledger.logs[0].after(None)[0]
+    assert t_ns[0] == OFFSET
+    assert len(t_ns) == 75
+    assert ledger.logs[0].totals.cum_uj == 148_000_000
+    assert gaps(ledger) == []
+
+
+def test_a_long_step_waits_for_the_counter_which_says_what_it_cost() -> None:
+    ledger = ledger_with(GPU)
+    ledger.samples_in(power("GPU-a", 0, 1, 100), 0)
+    ledger.counter_in(CounterRead("GPU-a", int(0.5 * S), 1_000_000))
+    ledger.settle(OFFSET + S)
+    # From 0.98 to 5 s nothing is seen; 300 W flowed there. Then 100 W again.
+    ledger.samples_in(power("GPU-a", 5, 6, 100), OFFSET + 6 * S)
+    ledger.settle(OFFSET + 6 * S)
+    assert ledger.logs[0].last_t_ns == OFFSET + 980 * MS
+    true_mj = 1_000_000 + int(0.48 * 100_000 + 4.02 * 300_000 + 0.5 * 100_000)
+    ledger.counter_in(CounterRead("GPU-a", int(5.5 * S), true_mj))
+    ledger.settle(OFFSET + 6 * S)
+    (gap,) = gaps(ledger)
+    assert (gap["t0_ns"], gap["t1_ns"], gap["reason"]) == (OFFSET + 980 * MS, OFFSET + 5 * S, "late")
+    assert gap["bridged_uj"] == pytest.approx(4.02 * 300e6, abs=2_000)  # the counter counts whole mJ
+    assert ledger.logs[0].totals.holes == 0
+    assert ledger.rows["counters"][-1][3] is not None
+
+
+def test_a_gap_without_a_counter_read_in_time_becomes_a_hole() -> None:
+    ledger = ledger_with(GPU)
+    ledger.samples_in(power("GPU-a", 0, 1, 100), 0)
+    ledger.counter_in(CounterRead("GPU-a", int(0.5 * S), 1_000_000))
+    ledger.settle(0)
+    ledger.samples_in(power("GPU-a", 5, 6, 100), OFFSET + 6 * S)
+    ledger.settle(OFFSET + 6 * S + HOLD_NS - 1)
+    assert gaps(ledger) == []
+    ledger.settle(OFFSET + 6 * S + HOLD_NS)
+    assert gaps(ledger)[0]["bridged_uj"] is None
+    assert ledger.logs[0].totals.holes == 1
+
+
+def test_a_counter_that_went_back_never_bridges() -> None:
+    ledger = ledger_with(GPU)
+    ledger.samples_in(power("GPU-a", 0, 1, 100), 0)
+    ledger.counter_in(CounterRead("GPU-a", int(0.5 * S), 9_000_000))
+    ledger.settle(0)
+    ledger.samples_in(power("GPU-a", 5, 6, 100), OFFSET + 6 * S)
+    ledger.counter_in(CounterRead("GPU-a", int(5.5 * S), 1_000))
+    ledger.settle(OFFSET + 6 * S)
+    (gap,) = gaps(ledger)
+    assert (gap["reason"], gap["bridged_uj"]) == ("reset", None)
+
+
+def test_a_break_names_the_gap_and_a_reset_is_a_gap_however_short() -> None:
+    ledger = ledger_with(GPU)
+    ledger.samples_in(power("GPU-a", 0, 1, 100), 0)
+    ledger.break_in(Break("GPU-a", S, "lost"))
+    ledger.samples_in(power("GPU-a", 3, 4, 100), 0)
+    ledger.break_in(Break("GPU-a", 4 * S, "loop", counter_reset=True))
+    ledger.samples_in(power("GPU-a", 4, 5, 100), 0)
+    assert [(g["reason"], g["bridged_uj"]) for g in gaps(ledger)] == [("lost", None), ("loop", None)]
+
+
+def test_a_break_that_cost_no_sample_is_no_gap() -> None:
+    ledger = ledger_with(GPU)
+    ledger.samples_in(power("GPU-a", 0, 1, 100), 0)
+    ledger.break_in(Break("GPU-a", S, "lost"))
+    ledger.samples_in(power("GPU-a", 1, 2, 100), 0)
+    ledger.samples_in(power("GPU-a", 5, 6, 100), 0)
+    assert [g["reason"] for g in gaps(ledger)] == ["late"]
+
+
+def test_a_device_with_its_own_counter_bridges_its_own_late_reads() -> None:
+    ledger = ledger_with(CPU)
+    t = np.array([1, 2, 9, 10]) * S
+    ledger.samples_in(
+        PowerSamples("rapl:p", t, np.full(4, 50_000, np.int32), np.array([0, 50, 700, 50]) * 1_000_000), 0
+    )
+    assert gaps(ledger)[0]["bridged_uj"] == 700_000_000
+    assert ledger.logs[0].totals.cum_uj == 800_000_000
+
+
+def test_a_device_keeps_its_number_and_its_integral_over_a_restart() -> None:
+    totals = Totals(t_ns=OFFSET + S, power_mw=100_000, cum_uj=5_000_000, n=10)
+    empty = np.array([], np.int64)
+    stored = {3: StoredDevice("GPU-a", 100 * MS, totals, empty, empty.astype(np.int32), empty, [])}
+    ledger = ledger_with(CPU, GPU, stored=stored)
+    assert ledger.known[3].uuid == "GPU-a"
+    ledger.samples_in(power("GPU-a", 0.5, 1.5, 100), 0)  # the ring reaches back over a quick restart
+    assert gaps(ledger) == []
+    assert ledger.logs[3].totals.cum_uj == 5_000_000 + 48_000_000
+    ledger.samples_in(power("GPU-a", 9, 10, 100), 0)
+    assert gaps(ledger)[0]["reason"] == "late"
+
+
+def test_a_long_restart_is_a_gap_named_after_it() -> None:
+    totals = Totals(t_ns=OFFSET + S, power_mw=100_000, cum_uj=5_000_000, n=10)
+    empty = np.array([], np.int64)
+    stored = {0: StoredDevice("GPU-a", 100 * MS, totals, empty, empty.astype(np.int32), empty, [])}
+    ledger = ledger_with(GPU, stored=stored)
+    ledger.samples_in(power("GPU-a", 9, 10, 100), 0)
+    assert gaps(ledger)[0]["reason"] == "daemon_down"
+
+
+def test_a_declaration_is_written_when_it_is_new_and_not_again() -> None:
+    ledger = ledger_with(GPU)
+    absent = DomainInfo(domain="dram", state="absent", reason="no dram zone")
+    assert ledger.declare([GPU], [absent], 5)
+    assert not ledger.declare([GPU], [absent], 6)
+    assert len(ledger.rows["devices"]) == len(ledger.rows["domains"]) == 1

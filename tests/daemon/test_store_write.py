@@ -1,0 +1,193 @@
+"""Is what was committed there once, whatever is killed, and is a sealed hour exactly its rows?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from energyd.energy import Appended, Totals
+from energyd.store import HOUR_NS, Layout, hour_of_sealed
+from energyd.store.columns import schema
+from energyd.store.load import load
+from energyd.store.write import Batch, HotStore, StoreError
+
+HOUR = 494_000  # some hour of 2026
+T0 = HOUR * HOUR_NS
+
+
+def samples(t0: int, n: int, device: int = 0) -> tuple[int, Appended]:
+    t = t0 + np.arange(n) * 20_000_000
+    return device, Appended(t, np.full(n, 100_000, np.int32), np.arange(n) * 2_000_000)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+@pytest.fixture
+def store(layout: Layout):  # noqa: ANN201
+    hot = HotStore(layout)
+    hot.hour(HOUR)
+    yield hot
+    hot.con.close()
+
+
+def marker(seq: int, client: str = "c") -> tuple[object, ...]:
+    return (client, seq, T0, T0, "count", "r", "s", '{"n": 1}', 0, 0, 1)
+
+
+def test_every_table_takes_its_rows_with_nulls_lists_and_json(store: HotStore) -> None:
+    energy = ("r", "s", 0, 1, 2, None, None, None, None, 0, None, None, None, None, "ring", ["a", "b"], "why")
+    nothing = (*energy[:15], [], None)
+    run = ("r", "n", 1, None, "open", '{"seed": 0}', "{}", None, "c", 0, 1)
+    store.commit(Batch(rows={"energies": [energy, nothing], "markers": [marker(1)], "runs_log": [run]}))
+    assert store.fetch("SELECT flags, reason, energy_uj FROM energies") == [
+        (["a", "b"], "why", None),
+        ([], None, None),
+    ]
+    assert store.fetch("SELECT labels->>'seed' FROM runs_log") == [("0",)]
+
+
+def test_an_open_row_is_replaced_and_removed_when_it_closes(store: HotStore) -> None:
+    row = ("r", "s", None, "train", 1, None, 0, "open", "open", "{}", "c", 0, 1, [0, 1], [])
+    store.commit(Batch(open_stages={"s": (row, "memo 1")}))
+    store.commit(Batch(open_stages={"s": ((*row[:9], '{"label": 5}', *row[10:]), "memo 2")}))
+    assert store.fetch("SELECT counts->>'label', devices FROM open_stages") == [("5", [0, 1])]
+    assert store.fetch("SELECT memo FROM memos") == [("memo 2",)]
+    store.commit(Batch(open_stages={"s": None}))
+    assert store.fetch("SELECT count(*) FROM open_stages") == [(0,)]
+    assert store.fetch("SELECT count(*) FROM memos") == [(0,)]
+
+
+def test_a_refused_commit_writes_nothing_and_the_next_one_works(store: HotStore) -> None:
+    bad = ("c", 2, T0, T0, "count", "r", "s", "{not json", 0, 0, 1)
+    with pytest.raises(StoreError):
+        store.commit(Batch(rows={"metrics": [("r", None, 1, "m", 1.0, None)], "markers": [bad]}))
+    assert store.fetch("SELECT count(*) FROM metrics") == [(0,)]
+    store.commit(Batch(rows={"markers": [marker(2)]}))
+    assert store.fetch("SELECT count(*) FROM markers") == [(1,)]
+
+
+def test_sealing_moves_an_hours_samples_and_all_other_rows_and_keeps_devices(
+    store: HotStore, layout: Layout
+) -> None:
+    device = (0, T0, "GPU-a", "gpu", "H100", "ring", "measured", 1, 2, 0, 119, None, None)
+    batch = Batch(
+        samples=[samples(T0 + HOUR_NS - 100_000_000, 10)],
+        rows={"markers": [marker(k) for k in range(5)], "devices": [device]},
+        clients={"c": 4},
+    )
+    store.commit(batch)
+    sealed = store.seal(HOUR, HOUR + 1)
+    assert sealed["samples"] == layout.sealed("samples", HOUR)
+    assert hour_of_sealed(sealed["samples"]) == HOUR
+    with duckdb.connect() as con:
+        count = f"SELECT count(*) FROM '{layout.root / sealed['samples']}'"
+        assert con.execute(count).fetchone() == (5,)
+        assert con.execute(count.replace("samples", "markers")).fetchone() == (5,)
+    assert store.fetch("SELECT count(*), min(t_ns) FROM samples") == [(5, T0 + HOUR_NS)]
+    assert store.fetch("SELECT count(*) FROM markers") == [(0,)]
+    assert store.fetch("SELECT count(*) FROM devices") == [(1,)]
+    assert store.fetch("FROM clients") == [("c", 4, 0)]
+    assert store.meta("hour") == str(HOUR + 1)
+
+
+def test_a_sealed_file_of_an_hour_that_was_not_committed_is_removed_at_start(
+    store: HotStore, layout: Layout
+) -> None:
+    store.commit(Batch(samples=[samples(T0, 10)]))
+    store.seal(HOUR, HOUR + 1)
+    good = layout.root / layout.sealed("samples", HOUR)
+    torn = layout.root / layout.sealed("samples", HOUR + 1)
+    torn.write_bytes(good.read_bytes())
+    loaded = load(layout, store, "boot", HOUR + 1)
+    assert loaded.sealed == {"samples": [layout.sealed("samples", HOUR)]}
+    assert not torn.exists()
+
+
+def test_what_an_earlier_daemon_left_is_taken_over(store: HotStore, layout: Layout) -> None:
+    device = (0, T0, "GPU-a", "gpu", "H100", "ring", "measured", 20, 100, 0, 119, None, None)
+    gap = (0, T0, T0 + 5, "late", None)
+    store.commit(
+        Batch(
+            samples=[samples(T0, 10)],
+            rows={"devices": [device], "gaps": [gap], "markers": [marker(7)]},
+            clients={"c": 7, "d": 3},
+            totals={0: Totals(t_ns=T0 + 180_000_000, power_mw=100_000, cum_uj=18_000_000, n=10, holes=1)},
+        )
+    )
+    loaded = load(layout, store, "boot", HOUR)
+    stored = loaded.devices[0]
+    assert (stored.uuid, stored.max_step_ns, len(stored.t_ns), stored.totals.n) == ("GPU-a", 100, 10, 10)
+    assert stored.gaps[0].bridged_uj is None
+    assert loaded.last_seq == {"c": 7, "d": 3}
+    assert loaded.newest_t_ns == T0 + 180_000_000
+
+
+CHILD = """
+import sys, numpy as np
+from pathlib import Path
+from energyd.energy import Appended
+from energyd.store import HOUR_NS, Layout
+from energyd.store.write import Batch, HotStore
+store = HotStore(Layout(Path(sys.argv[1])))
+hour = store.hour(int(sys.argv[2]))
+(seq,) = store.fetch("SELECT coalesce(max(seq), 0) FROM clients")[0]
+while True:
+    t = hour * HOUR_NS + seq * 1_000_000 + np.arange(50) * 1000
+    rows = [("c", seq + k, 1, 1, "count", "r", "s", "{}", 0, 0, 1) for k in range(1, 21)]
+    added = Appended(t, np.full(50, 7, np.int32), np.arange(50))
+    store.commit(Batch(samples=[(0, added)], rows={"markers": rows}, clients={"c": seq + 20}))
+    seq += 20
+    print(seq, flush=True)
+    if seq % 400 == 0:
+        hour_now = hour + 1
+        store.seal(hour, hour_now)
+        hour = hour_now
+        print("sealed", flush=True)
+"""
+
+
+def test_a_writer_killed_again_and_again_loses_no_commit_and_doubles_none(layout: Layout) -> None:
+    rng = np.random.default_rng(5)
+    told = 0
+    for _ in range(8):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(layout.root), str(HOUR)], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        for _ in range(int(rng.integers(5, 60))):
+            line = child.stdout.readline()
+            assert line, "the writer died by itself"
+            told = told if line.startswith("sealed") else int(line)
+        child.kill()
+        rest = child.stdout.read().split()
+        told = max([told, *(int(word) for word in rest if word.isdigit())])
+        child.wait()
+        child.stdout.close()
+    store = HotStore(layout)
+    loaded = load(layout, store, "boot", HOUR)
+    files = [str(layout.root / f) for f in loaded.sealed["markers"]]
+    (sealed,) = duckdb.execute("SELECT count(*) FROM read_parquet(?)", [files]).fetchall()
+    seqs = duckdb.execute("SELECT seq FROM read_parquet(?)", [files]).fetchall()
+    seqs += store.fetch("SELECT seq FROM markers")
+    store.con.close()
+    found = sorted(s for (s,) in seqs)
+    assert sealed[0] > 0
+    assert found == list(range(1, len(found) + 1))
+    assert told <= len(found) <= told + 20  # at most one commit was durable and not yet told
+
+
+def test_every_column_of_the_schema_can_be_written_and_read(store: HotStore) -> None:
+    sample = {"UTINYINT": 1, "SMALLINT": 2, "INTEGER": 3, "BIGINT": 2**62, "DOUBLE": 0.5, "VARCHAR": "x\x00'"}
+    sample |= {"JSON": "{}", "UTINYINT[]": [1], "VARCHAR[]": ["y"]}
+    for table, columns in schema().items():
+        row = tuple(sample[kind] for _, kind in columns)
+        empty = tuple(None for _ in columns)
+        store.commit(Batch(rows={table: [row, empty]}))
+        assert sorted(store.fetch(f"FROM {table}"), key=str) == sorted([row, empty], key=str)
