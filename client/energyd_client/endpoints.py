@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +26,8 @@ def runtime_dir() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "energyd"
+    import tempfile  # 3 ms that few need
+
     return Path(tempfile.gettempdir()) / f"energyd-{os.geteuid()}"
 
 

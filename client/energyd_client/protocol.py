@@ -12,7 +12,7 @@ that the daemon sends they are store time (nanoseconds that read as since the ep
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Final, Union
+from typing import Annotated, Any, ClassVar, Final
 
 import msgpack
 
@@ -43,7 +43,7 @@ Text = Annotated[str, Bound(max_length=4_000)]
 Instant = Annotated[int, Bound(ge=0, le=I64_MAX)]
 Seq = Annotated[int, Bound(ge=1, le=I64_MAX)]
 Natural = Annotated[int, Bound(ge=0, le=I64_MAX)]
-Scalar = Union[str, int, float, bool]
+Scalar = str | int | float | bool
 Labels = Annotated[dict[Name, Scalar], Bound(max_length=64)]
 Texts = Annotated[dict[Name, Text], Bound(max_length=64)]
 Names = Annotated[list[Name], Bound(max_length=64)]
@@ -336,13 +336,33 @@ class Health:
     status: dict[str, Any]
 
 
-Marker = Union[
-    RunBegin, RunLabels, RunEnd, StageBegin, StageEnd, Count, Metric, ArtifactMade, ArtifactUsed, ProcessInfo
-]
-Question = Union[AskStatus, AskTail, AskStage]
-Message = Union[
-    Hello, Bye, Marker, Question, Welcome, Ack, Refusal, Answer, Samples, StageState, DeviceList, Health
-]
+Marker = (
+    RunBegin
+    | RunLabels
+    | RunEnd
+    | StageBegin
+    | StageEnd
+    | Count
+    | Metric
+    | ArtifactMade
+    | ArtifactUsed
+    | ProcessInfo
+)
+Question = AskStatus | AskTail | AskStage
+Message = (
+    Hello
+    | Bye
+    | Marker
+    | Question
+    | Welcome
+    | Ack
+    | Refusal
+    | Answer
+    | Samples
+    | StageState
+    | DeviceList
+    | Health
+)
 
 MARKERS: Final = (
     RunBegin, RunLabels, RunEnd, StageBegin, StageEnd, Count, Metric, ArtifactMade, ArtifactUsed, ProcessInfo,

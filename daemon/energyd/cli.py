@@ -116,11 +116,13 @@ def status(store: Path | None, as_json: bool) -> None:
 
 @main.command()
 @store_option
-@click.option("--interval", "interval_s", default=0.25, show_default=True, help="Seconds between redraws.")
+@click.option("--interval", "interval_s", type=float, help="Seconds between redraws (0.25; in a pipe 1).")
 @click.option("--once", is_flag=True, help="Show one picture and leave.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per interval.")
 @click.option("--seconds", type=float, help="Leave after so long.")
-def top(store: Path | None, interval_s: float, once: bool, as_json: bool, seconds: float | None) -> None:
+def top(
+    store: Path | None, interval_s: float | None, once: bool, as_json: bool, seconds: float | None
+) -> None:
     """Watch joules as they burn: devices, open stages, health. q leaves."""
     from energyd.top import run_top
 
@@ -157,6 +159,7 @@ def _serve(config: Any) -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
+    os.umask(0o027)  # store files 0640, folders 0750: the group reads, the world does not
     report = _Report()
     service = Service(config)
     handle_signals(service)

@@ -8,14 +8,18 @@ stamped but not delivered lies in its spool, whose flock it held while it lived.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from energyd.wire import WireError, decode
 from energyd_client import clock
-from energyd_client.protocol import Hello, Marker
-from energyd_client.spool import read_spool
+from energyd_client.protocol import MARKERS, Hello, Marker
+from energyd_client.spool import read_frames
+
+log = logging.getLogger("energyd")
 
 
 @dataclass
@@ -85,7 +89,7 @@ class DeadSpool:
 def dead_spools(folder: Path) -> Iterator[DeadSpool]:
     """Spools whose process is gone. The caller unlinks each once its markers are stored."""
     try:
-        paths = [p for p in folder.iterdir() if p.suffix == ".spool"]
+        paths = sorted(p for p in folder.iterdir() if p.suffix == ".spool")
     except OSError:
         return
     for path in paths:
@@ -96,15 +100,33 @@ def dead_spools(folder: Path) -> Iterator[DeadSpool]:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             owner = os.fstat(fd)
-            hello, markers = read_spool(path)
-        except (BlockingIOError, OSError, ValueError):
-            continue  # its process lives, or it is no spool
+            hello, markers = _messages(fd)
+        except OSError:
+            continue  # its process lives
         finally:
             os.close(fd)
-        if hello is None:
-            path.unlink(missing_ok=True)  # died before its first marker
+        if hello is None or hello.client != path.stem:
+            log.warning("spool: %s is none of this protocol; set aside", path)
+            path.rename(path.with_suffix(".bad"))
             continue
         yield DeadSpool(path, hello, owner.st_uid, owner.st_gid, markers)
+
+
+def _messages(fd: int) -> tuple[Hello | None, list[Marker]]:
+    """Who wrote a spool and his markers, checked like anything that strangers send."""
+    hello: Hello | None = None
+    markers: list[Marker] = []
+    for frame in read_frames(fd):
+        try:
+            message = decode(frame)
+        except WireError as error:
+            log.warning("spool: passed over a message: %s", error)
+            continue
+        if isinstance(message, Hello):
+            hello = message
+        elif isinstance(message, MARKERS):
+            markers.append(message)
+    return hello, markers
 
 
 def _pidfd(pid: int | None) -> int | None:

@@ -41,7 +41,7 @@ log = logging.getLogger("energyd")
 
 COMMIT_S: Final = 0.5
 EXPORT_S: Final = 60.0
-FIRST_EXPORT_S: Final = 2.0
+FIRST_EXPORT_S: Final = 2.0  # so that plain DuckDB tools see something soon
 CLOCKS_S: Final = 60.0
 SEAL_AFTER_NS: Final = 5_000_000_000
 """How long after an hour's end it is sealed: every device's samples of it have arrived by then."""
@@ -110,7 +110,7 @@ class Recorder:
                 if not len(loaded.devices[device].t_ns):
                     self._sealed_to[device] = device_log.last_t_ns
         self.recent: dict[str, list[tuple[Any, ...]]] = {t: [] for t in TABLES}
-        self._next_export = time.monotonic() + FIRST_EXPORT_S
+        self._next_export = time.monotonic()
         self._next_clock = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="recorder")
@@ -118,7 +118,9 @@ class Recorder:
     # ---- life ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin."""
+        """Begin. What an earlier daemon left of this hour is in live files before anyone asks."""
+        self._export()
+        self._next_export = time.monotonic() + FIRST_EXPORT_S
         self._thread.start()
 
     def stop(self) -> None:

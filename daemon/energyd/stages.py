@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from energyd.energy import Edge, Missing, Span, SpanUnion
 from energyd_client.protocol import Marker, ProcessInfo, StageState
+
+
+def to_json(value: Any) -> str:
+    """JSON that every reader takes: NaN and infinities, which JSON does not know, become text."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -54,8 +69,8 @@ class Run:
     def row(self) -> tuple[Any, ...]:
         """As a row of runs_log."""
         return (
-            self.run_id, self.name, self.t0_ns, self.t1_ns, self.status, json.dumps(self.labels),
-            json.dumps(self.env), self.git_commit, self.client, self.uid, self.pid,
+            self.run_id, self.name, self.t0_ns, self.t1_ns, self.status, to_json(self.labels),
+            to_json(self.env), self.git_commit, self.client, self.uid, self.pid,
         )  # fmt: skip
 
     @classmethod

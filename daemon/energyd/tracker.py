@@ -6,13 +6,12 @@ have passed a stage's end.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from energyd.stages import Incoming, Run, Stage
+from energyd.stages import Incoming, Run, Stage, to_json
 from energyd_client import protocol as p
 
 Rows = defaultdict[str, list[tuple[Any, ...]]]
@@ -173,7 +172,7 @@ class Tracker:
     def _artifact(self, incoming: Incoming, m: p.ArtifactMade) -> p.Refusal | None:
         self.rows["artifacts"].append(
             (m.artifact_id, m.run_id, m.stage_id, incoming.t_ns, m.name, m.kind, m.uri, m.sha256,
-             m.size_bytes, json.dumps(m.attrs))
+             m.size_bytes, to_json(m.attrs))
         )  # fmt: skip
         return None
 
@@ -237,7 +236,7 @@ def _journal(incoming: Incoming) -> tuple[Any, ...]:
     body = {k: v for k, v in asdict(m).items() if v is not None and k not in _COLUMNS}
     return (
         incoming.client, m.seq, incoming.t_ns, incoming.arrived_ns, m.TYPE, getattr(m, "run_id", None),
-        getattr(m, "stage_id", None), json.dumps(body), incoming.uid, incoming.gid, incoming.pid,
+        getattr(m, "stage_id", None), to_json(body), incoming.uid, incoming.gid, incoming.pid,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from energyd.accounting import PATIENCE_NS, SETTLE_NS, Accountant, CounterTrack
 from energyd.attribution import Known
 from energyd.energy import DeviceLog, Totals

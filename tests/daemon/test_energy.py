@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from energyd.energy import HALF_PJ_PER_UJ, Edge, Missing, Span, SpanUnion, Totals, trapezoid_uj
-from energyd.energy import DeviceLog as Log
 from hypothesis import given
 from hypothesis import strategies as st
+
+from energyd.energy import HALF_PJ_PER_UJ, Edge, Missing, Span, SpanUnion, Totals, trapezoid_uj
+from energyd.energy import DeviceLog as Log
 
 MS = 1_000_000
 S = 1_000_000_000

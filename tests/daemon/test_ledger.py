@@ -1,4 +1,4 @@
-"""Do source events become rows: numbers that last, gaps that are bridged or holes, reads beside the integral?"""
+"""Do source events become rows: lasting numbers, gaps bridged or holes, reads beside the integral?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from energyd.energy import Totals
 from energyd.ledger import HOLD_NS, Ledger
 from energyd.sources import Break, CounterRead, DeviceInfo, DomainInfo, PowerSamples
@@ -15,7 +16,9 @@ from energyd.timeline import Timeline
 
 MS, S = 1_000_000, 1_000_000_000
 OFFSET = 1_000 * S
-GPU = DeviceInfo(uuid="GPU-a", domain="gpu", name="H100", source="ring", period_ns=20 * MS, max_step_ns=100 * MS)
+GPU = DeviceInfo(
+    uuid="GPU-a", domain="gpu", name="H100", source="ring", period_ns=20 * MS, max_step_ns=100 * MS
+)
 CPU = DeviceInfo(uuid="rapl:p", domain="cpu", name="Xeon", source="rapl", period_ns=S, max_step_ns=3 * S)
 
 

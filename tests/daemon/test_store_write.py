@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+
 from energyd.energy import Appended, Totals
 from energyd.store import HOUR_NS, Layout, hour_of_sealed
 from energyd.store.columns import schema
@@ -30,7 +31,7 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def store(layout: Layout):  # noqa: ANN201
+def store(layout: Layout):
     hot = HotStore(layout)
     hot.hour(HOUR)
     yield hot

@@ -1,0 +1,53 @@
+# What can be done here? `make` alone says it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -p tests.allowed_skips
+ARGS ?=
+# A tool that talks only when something is wrong.
+quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f $$log; exit 1; }
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help deps setup check test test-long test-gpu demo clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## install what tests need beside Python (root), or say what is missing
+	@PYTHON='$(PYTHON)' tests/deps.sh test
+
+setup: $(READY) ## make .venv with everything for development in it
+	@:
+
+$(READY): pyproject.toml constraints.txt
+	@PYTHON='$(PYTHON)' tests/deps.sh demo
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "development needs Python 3.11 or newer: make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+check: setup ## style, types and import arrows
+	@$(call quietly,$(BIN)/ruff check)
+	@$(call quietly,$(BIN)/mypy)
+	@$(call quietly,$(BIN)/lint-imports)
+
+test: deps setup check ## what CI runs: checks and the whole suite (ARGS="-k top" narrows it)
+	@$(PYTEST) -n 2 -m "not long and not gpu" $(ARGS)
+
+test-long: deps setup ## tests that take minutes
+	@$(PYTEST) -m "long and not gpu" --timeout 1800 $(ARGS)
+
+test-gpu: deps setup ## tests that need an NVIDIA GPU
+	@$(PYTEST) -m gpu --timeout 1800 $(ARGS)
+
+demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
+	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)
+
+clean: ## remove .venv, caches and the demo's store
+	@rm -rf $(VENV) demo-store build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf tests/fake_nvml/build
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

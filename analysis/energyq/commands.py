@@ -1,0 +1,210 @@
+"""What can be asked, and with which options? Parse, then hand over."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from energyq.formats import FORMATS, Enough
+
+if TYPE_CHECKING:
+    from energyd.store.read import Reader
+
+_EXIT = {
+    "QueryMalformed": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
+}  # fmt: skip
+
+
+def run(args: list[str] | None) -> int:
+    """Parse and run. Every error becomes two or three lines on stderr and an exit code."""
+    try:
+        code = cli.main(args=args, prog_name="energyq", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except Enough:
+        return 0
+    except OSError as error:
+        click.echo(f"energyq: {error}", err=True)
+        return 5 if isinstance(error, PermissionError) else 1
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        click.echo(f"energyq: {error}", err=True)
+        return code
+
+
+def _code_of(error: Exception) -> int | None:
+    """The exit code of an error that speaks for itself; None for a fault in energyq."""
+    from energyd.store.read import ReadError
+    from energyq.find import NotFound
+
+    if isinstance(error, (ReadError, NotFound)):
+        return _EXIT.get(type(error).__name__, 1)
+    return None
+
+
+class SqlByDefault(click.Group):
+    """`energyq "SELECT …"`: what is no command is SQL."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A known command, else `sql` with everything as its arguments."""
+        word = args[0]
+        if word in self.commands:
+            return super().resolve_command(ctx, args)
+        if word.isidentifier():
+            near = difflib.get_close_matches(word, self.commands, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else ""
+            raise click.UsageError(f"{word!r} is neither a command nor SQL{hint}", ctx)
+        return "sql", self.commands["sql"], args
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that every command takes; on the command they win over those before it."""
+    options: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
+        click.option(
+            "--store",
+            metavar="DIR",
+            type=click.Path(readable=False, path_type=Path),
+            help="The store's folder.",
+        ),
+        click.option(
+            "--format", "format_", type=click.Choice(FORMATS), help="table on a terminal, else csv."
+        ),
+        click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to FILE, not stdout."),
+        click.option("--endpoint", help="Ask the daemon here, not where the store's lock file says."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _settings(ctx: click.Context, **own: Any) -> dict[str, Any]:
+    """Options of the command, and where it has none, those given before it."""
+    return {k: v if v is not None else (ctx.obj or {}).get(k) for k, v in own.items()}
+
+
+def _open(settings: dict[str, Any]) -> Reader:
+    from energyd.store.read import default_store, open_reader
+
+    return open_reader(settings["store"] or default_store(), endpoint=settings["endpoint"])
+
+
+@click.group(cls=SqlByDefault, invoke_without_command=True, subcommand_metavar='"SELECT …" | COMMAND')
+@_options
+@click.option("-f", "--file", "file", type=click.File("r"), help="Run the SQL in FILE (- for stdin).")
+@click.option("--tables", is_flag=True, help="List views and what each column holds.")
+@click.pass_context
+def cli(ctx: click.Context, /, file: Any, tables: bool, **own: Any) -> None:
+    """Ask an energyd store what things cost: SQL, or one of the commands.
+
+    Views to ask: runs, stages, stage_energy, stage_totals, run_totals, samples, gaps … (--tables).
+    """
+    ctx.obj = own
+    if ctx.invoked_subcommand is not None:
+        return
+    if tables:
+        from energyq.tables import show_tables
+
+        with _open(own) as reader:
+            show_tables(reader, own["format_"], own["output"])
+    elif file is not None:
+        _sql(file.read(), own)
+    else:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+@cli.command("sql", hidden=True)
+@click.argument("query")
+@_options
+@click.pass_context
+def sql_command(ctx: click.Context, /, query: str, **own: Any) -> None:
+    """Run SQL; - reads it from stdin."""
+    _sql(sys.stdin.read() if query == "-" else query, _settings(ctx, **own))
+
+
+def _sql(query: str, settings: dict[str, Any]) -> None:
+    from energyq.formats import write, write_parquet
+
+    with _open(settings) as reader:
+        if settings["format_"] == "parquet":
+            write_parquet(reader, query, None, settings["output"])
+        else:
+            write(reader.sql(query), settings["format_"], settings["output"])
+
+
+@cli.command()
+@_options
+@click.pass_context
+def runs(ctx: click.Context, /, **own: Any) -> None:
+    """What did each run cost?"""
+    from energyq.stages import show_runs
+
+    settings = _settings(ctx, **own)
+    with _open(settings) as reader:
+        show_runs(reader, settings["format_"], settings["output"])
+
+
+@cli.command()
+@click.argument("run_name", metavar="[RUN]", required=False)
+@_options
+@click.pass_context
+def stages(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
+    """What did each stage of RUN cost? RUN: an id, its beginning, a name, or all; default: the latest.
+
+    Exits 4 if some energy is unknown or still pending.
+    """
+    from energyq.find import find_run
+    from energyq.stages import show_stages
+
+    settings = _settings(ctx, **own)
+    with _open(settings) as reader:
+        whole = show_stages(reader, find_run(reader, run_name), settings["format_"], settings["output"])
+    ctx.exit(0 if whole else 4)
+
+
+@cli.command()
+@click.argument("stage")
+@_options
+@click.pass_context
+def explain(ctx: click.Context, /, stage: str, **own: Any) -> None:
+    """How did the energy of STAGE (an id, or its beginning) come about, so that one can redo it by hand?"""
+    from energyq.explain import explain_stage
+
+    settings = _settings(ctx, **own)
+    if settings["format_"] not in (None, "table", "json"):
+        raise click.UsageError("explain speaks table (text) or json", ctx)
+    with _open(settings) as reader:
+        explain_stage(reader, stage, settings["format_"], settings["output"])
+
+
+@cli.command()
+@click.argument("run_name", metavar="[RUN]", required=False)
+@_options
+@click.pass_context
+def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
+    """Recompute every stage energy (of RUN; default: all) from the raw samples.
+
+    Exits 1 if any differs by more than rounding, 4 if some could not be checked.
+    """
+    from energyq.find import find_run
+    from energyq.verify import verify_stages
+
+    settings = _settings(ctx, **own)
+    with _open(settings) as reader:
+        code = verify_stages(
+            reader, find_run(reader, run_name or "all"), settings["format_"], settings["output"]
+        )
+    ctx.exit(code)

@@ -1,0 +1,153 @@
+"""How do rows look as table, JSON, CSV, Markdown or Parquet? NULL stays NULL in each.
+
+JSON and CSV carry every digit; only tables for people are rounded (`energyq.numbers`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from energyd.store.read import Reader, Result
+
+FORMATS: Final = ("table", "json", "jsonl", "csv", "markdown", "parquet")
+
+
+def chosen(format_: str | None, output: Path | None) -> str:
+    """The format asked for, else table on a terminal and csv in a pipe or file."""
+    return format_ or ("table" if output is None and sys.stdout.isatty() else "csv")
+
+
+class Enough(Exception):  # not an OSError, which click would turn into exit code 1
+    """Whoever reads our stdout has left: `energyq … | head`."""
+
+
+@contextmanager
+def opened(output: Path | None) -> Iterator[IO[str]]:
+    """The file to write to, or stdout. Raises Enough when nobody reads on."""
+    if output is None:
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered must not fail once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Enough from None
+    else:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            yield file
+
+
+def write(result: Result, format_: str | None, output: Path | None) -> None:
+    """Write all rows of a result, streaming where the format allows."""
+    writer = {"json": _json, "jsonl": _jsonl, "csv": _csv, "markdown": _markdown, "table": _table}
+    with opened(output) as out:
+        writer[chosen(format_, output)](result, out)
+
+
+def write_parquet(reader: Reader, query: str, params: dict[str, Any] | None, output: Path | None) -> None:
+    """Write the rows of one SELECT to a Parquet file; it cannot go to stdout."""
+    if output is None:
+        import click
+
+        raise click.UsageError("--format parquet needs -o FILE")
+    reader.write_parquet(query, output, params)
+
+
+def text(value: Any) -> str:
+    """A value as plain text, lists and maps as JSON; None as the empty string."""
+    if value is None:
+        return ""
+    if isinstance(value, (list, dict)):
+        return json.dumps(jsonable(value), ensure_ascii=False)
+    return str(value)
+
+
+def jsonable(value: Any, kind: str = "") -> Any:
+    """A value as JSON knows it: what JSON cannot say (NaN, a date) becomes null or text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if kind == "JSON" and isinstance(value, str):
+        return json.loads(value)
+    if isinstance(value, dict):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _objects(result: Result) -> Iterator[str]:
+    for row in result.rows:
+        columns = zip(result.columns, result.types, row, strict=True)
+        yield json.dumps({name: jsonable(value, kind) for name, kind, value in columns}, ensure_ascii=False)
+
+
+def _json(result: Result, out: IO[str]) -> None:
+    between = "[\n"
+    for line in _objects(result):
+        out.write(between + line)
+        between = ",\n"
+    out.write("[]\n" if between == "[\n" else "\n]\n")
+
+
+def _jsonl(result: Result, out: IO[str]) -> None:
+    for line in _objects(result):
+        out.write(line + "\n")
+
+
+def _csv(result: Result, out: IO[str]) -> None:
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(result.columns)
+    for row in result.rows:
+        rows.writerow([text(value) for value in row])
+
+
+def _markdown(result: Result, out: IO[str]) -> None:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |\n"
+
+    out.write(line(result.columns))
+    out.write("|" + "|".join(" ---: " if _is_number(kind) else " --- " for kind in result.types) + "|\n")
+    for row in result.rows:
+        out.write(line([text(value) for value in row]))
+
+
+def _table(result: Result, out: IO[str]) -> None:
+    right = [_is_number(kind) for kind in result.types]
+    print_table(
+        result.columns, right, [["NULL" if v is None else text(v) for v in row] for row in result.rows], out
+    )
+
+
+def print_table(columns: list[str], right: list[bool], rows: list[list[str]], out: IO[str]) -> None:
+    """A table for people: fitted to a terminal, at its natural width elsewhere."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name, is_right in zip(columns, right, strict=True):
+        table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False)
+    with console.capture() as captured:
+        console.print(table)
+    out.write("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()) + "\n")
+
+
+def _is_number(kind: str) -> bool:
+    return (
+        kind.startswith(("DOUBLE", "FLOAT", "DECIMAL"))
+        or kind.removeprefix("U").endswith("INT")
+        or kind == "INTEGER"
+    )

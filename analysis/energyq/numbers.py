@@ -1,0 +1,31 @@
+"""How many figures does a person want to see?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+NONE: Final = "–"
+"""What stands where nothing is known. Never 0."""
+
+
+def figures(value: float | None, digits: int = 4) -> str:
+    """A number with that many significant figures; all of those before the point."""
+    if value is None:
+        return NONE
+    if value == 0:
+        return "0"
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def whole(value: int | None) -> str:
+    """An integer with thousands marked."""
+    return NONE if value is None else f"{value:,}"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; 100 only where nothing is missing."""
+    if share is None:
+        return NONE
+    return "100" if share >= 1 else f"{min(100 * share, 99.9):.1f}"

@@ -1,0 +1,16 @@
+-- Does every stored stage energy follow from the raw samples?
+-- Both ways round each edge to a microjoule, so 2 µJ is rounding and anything more is not.
+WITH stored AS (
+  SELECT run_id, stage_id, stage, device, domain, t0_ns, t1_ns, energy_j AS stored_j FROM stage_energy
+  WHERE ($run_id::VARCHAR IS NULL OR run_id = $run_id) AND NOT list_has_any(flags, ['open', 'pending'])
+)
+SELECT run_id, stage_id, stage, device, domain, stored_j, energy_j AS recomputed_j,
+  round((energy_j - stored_j) * 1e6)::BIGINT AS difference_uj,
+  CASE
+    WHEN stored_j IS NULL AND energy_j IS NULL THEN 'same'  -- both say that it is unknown
+    WHEN stored_j IS NULL THEN 'not stored'
+    WHEN energy_j IS NULL AND coverage IS NULL THEN 'raw gone'
+    WHEN energy_j IS NULL OR abs(difference_uj) > 2 THEN 'differs'
+    ELSE 'same'
+  END AS verdict
+FROM integrate('stored') ORDER BY run_id, t0_ns, stage_id, device

@@ -1,0 +1,183 @@
+"""When does a named span of work begin and end, and what was done in it?
+
+with energy.stage("train") as stage: ...     @energy.stage("evaluate")     s = run.stage("x").begin(); s.end()
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Generator
+from functools import wraps
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from energyd_client import arguments, cuda, lifetime, place
+from energyd_client.clock import now_ns
+from energyd_client.notes import count, ignored, never_raises, warn_once
+from energyd_client.protocol import Count, StageBegin, StageEnd
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Stage(place.Place):
+    """A stage of a run: a context manager, and a decorator that makes a new stage at each call.
+
+    Begin and end take the time first, then keep the marker on disk and return; a sender thread does the
+    rest. Neither blocks nor raises. `stage_id` is set by begin.
+    """
+
+    __slots__ = ("_devices", "_ended", "_run", "_sync", "name")
+
+    def __init__(self, name: str, run: place.Place | None, devices: Any = None, sync: bool = False) -> None:
+        super().__init__()
+        self.name, self._run, self._devices, self._sync = name, run, devices, sync
+        self._ended = False
+
+    def begin(self) -> Stage:
+        """Start it now; with `sync`, as soon as the GPUs that this process uses are idle."""
+        self._begin()
+        return self
+
+    def end(self, status: str = "ok") -> None:
+        """End it now; `status` is `ok` or `error`. Ending twice is ignored, with one warning."""
+        self._end(status)
+
+    @never_raises
+    def count(self, **units: int) -> None:
+        """Add work done in this stage, e.g. `label=4096, positions=8192`; whole numbers from 0."""
+        t_ns = now_ns()
+        if self.stage_id is None or self._ended:
+            ignored(
+                f"count in stage {self.name!r}", "it is not open, nothing is counted", "count before it ends"
+            )
+            return
+        kept = arguments.counts(units)
+        if kept and (box := lifetime.outbox()):
+            box.post(Count(0, t_ns, self.run_id, self.stage_id, kept))
+
+    @never_raises
+    def result(self, timeout_s: float = 3.0, power: bool = False) -> dict[str, Any] | None:
+        """What the daemon says this stage cost: the answer to `ask_stage` (PROTOCOL.md).
+
+        Waits until its energy is final, at most `timeout_s` seconds, and then returns what is known so
+        far (look at `state`). None if there is no answer. `power`: with the power curve.
+        """
+        if self.stage_id is None or lifetime.outbox() is None:
+            return None
+        from energyd_client.request import stage_result
+
+        return stage_result(self.stage_id, timeout_s, power)
+
+    def __enter__(self) -> Stage:
+        self._begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(status_of(kind, error))
+
+    def __call__(self, function: _F) -> _F:
+        """Measure each call of `function` as a stage of its own; async and generator functions too."""
+
+        def fresh() -> Stage:
+            return Stage(self.name, self._run, self._devices, self._sync)
+
+        if inspect.isasyncgenfunction(function):
+            ignored(
+                f"@stage({self.name!r})",
+                "an async generator cannot be measured so",
+                "use `with` inside of it",
+            )
+            return function
+
+        async def whole_task(*args: Any, **kwargs: Any) -> Any:
+            with fresh():
+                return await function(*args, **kwargs)
+
+        def whole_iteration(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            with fresh():  # from the first item asked for to the last
+                return (yield from function(*args, **kwargs))
+
+        def whole_call(*args: Any, **kwargs: Any) -> Any:
+            with fresh():
+                return function(*args, **kwargs)
+
+        if inspect.iscoroutinefunction(function):
+            return cast(_F, wraps(function)(whole_task))
+        if inspect.isgeneratorfunction(function):
+            return cast(_F, wraps(function)(whole_iteration))
+        return cast(_F, wraps(function)(whole_call))
+
+    @never_raises
+    def _begin(self) -> None:
+        synced = self._sync and cuda.synchronize()
+        t_ns = now_ns()
+        if self.stage_id is not None:
+            ignored(
+                f"stage {self.name!r}",
+                "begun twice, the second time is ignored",
+                "make a new stage each time",
+            )
+            return
+        box = lifetime.outbox()
+        self.stage_id = lifetime.new_id()
+        if box is None:
+            return
+        around = self._around()
+        self.name = arguments.name(self.name, "stage name")
+        self.run_id = around.run_id
+        box.describe_process(t_ns)
+        devices = arguments.devices(self._devices, f"devices of stage {self.name!r}")
+        box.post(StageBegin(0, t_ns, self.run_id, self.stage_id, self.name, around.stage_id, devices, synced))
+        place.enter(self)
+
+    @never_raises
+    def _end(self, status: str) -> None:
+        if self._sync and self.pid == os.getpid():
+            cuda.synchronize()
+        t_ns = now_ns()
+        if self._ended or self.stage_id is None:
+            count("ended_twice" if self._ended else "ignored")
+            fault = "ended twice, the second end is ignored" if self._ended else "ended but never begun"
+            ignored(f"stage {self.name!r}", fault, "end each stage once; `with` does it")
+            return
+        self._ended = True
+        box = lifetime.outbox()
+        # A child forked inside the stage leaves the block too, but the stage is its parent's to end.
+        if box is not None and self.pid == os.getpid():
+            box.post(StageEnd(0, t_ns, self.run_id, self.stage_id, "ok" if status == "ok" else "error"))
+            box.describe_process(t_ns)
+        place.leave(self)
+
+    def _around(self) -> place.Place:
+        """Where this stage begins: in the run it was made from, or the caller's."""
+        from energyd_client import runs
+
+        inner = place.here()
+        if self._run is None:
+            return inner or runs.current()
+        if inner is not None and inner.run_id == self._run.run_id:
+            return inner
+        if self._run.pid and not self._run.is_open:
+            warn_once(f"late {self.name}", f"energyd: stage {self.name!r} begins after its run has ended")
+        return self._run
+
+
+def stage(name: str, /, *, devices: Any = None, sync: bool = False) -> Stage:
+    """A stage of the run that is current where it begins: use as `with` or as decorator.
+
+    That run is the one around the caller, else the process's, else the one named by ENERGYD_RUN_ID, else
+    one named after the script, which ends with the process. `devices`: the GPUs to charge (numbers as
+    this process counts them, or UUIDs); default: those that the process may use. `sync`: let both edges
+    wait for the GPU, if torch runs one.
+    """
+    return Stage(name, None, devices, sync)
+
+
+def status_of(kind: type[BaseException] | None, error: BaseException | None) -> str:
+    """`error` if a block was left by an exception, but `sys.exit(0)` and a closed generator are `ok`."""
+    if kind is None or issubclass(kind, GeneratorExit):
+        return "ok"
+    return "ok" if isinstance(error, SystemExit) and not error.code else "error"

@@ -1,0 +1,116 @@
+"""How is one GPU, once found, read and forgiven?
+
+A refusal by NVML costs nothing while the driver's ring (or the next poll) still has what was missed:
+only silence beyond that, or a GPU that is gone, becomes a `Break`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from energyd.sources import Break, Condition, CounterRead, Event
+from energyd.sources.gpu_readers import PowerReader
+from energyd.sources.nvml import (
+    FUNCTION_NOT_FOUND,
+    GPU_IS_LOST,
+    NOT_SUPPORTED,
+    RESET_REQUIRED,
+    Nvml,
+    NvmlError,
+)
+from energyd_client.clock import now_ns
+
+_BACK_OFF_MAX_NS: Final = 10_000_000_000
+
+T = TypeVar("T")
+
+
+@dataclass
+class Gpu:
+    """One GPU in service: its handle, its power reader, its record of failures."""
+
+    handle: Any
+    reader: PowerReader
+    next_ns: int = 0
+    failures: int = 0  # in a row
+    failure: NvmlError | None = None  # the last of them
+    has_counter: bool = True
+    counter_due: bool = True  # out of turn: at the start, and after a hole so that it can be bridged
+    counter_mj: int | None = None
+
+    @property
+    def uuid(self) -> str:
+        """The GPU's UUID."""
+        return self.reader.info.uuid
+
+    @property
+    def gone(self) -> bool:
+        """It fell off the bus or waits for a reset: nothing from before counts any more."""
+        return self.failure is not None and self.failure.code in (GPU_IS_LOST, RESET_REQUIRED)
+
+    @property
+    def unsupported(self) -> bool:
+        """Its last refusal says that the driver has no such reading."""
+        return self.failure is not None and self.failure.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
+
+    def sample(self, nvml: Nvml, now: int, early_ns: int) -> list[Event]:
+        """New power. `early_ns`: how much before its time the next call may come. Raises NvmlError."""
+        self.next_ns = now + self.reader.every_ns - early_ns
+        power = self.reader.read(nvml, self.handle)
+        # After a failure the counter comes first: if it was reset, that must be known before the hole
+        # is bridged.
+        events = self.read_counter(nvml) if self.failures else []
+        self.failures, self.failure = 0, None
+        if any(isinstance(event, Break) for event in power):
+            self.counter_due = True
+        elif now - self.reader.last_ns > self.reader.patience_ns:
+            self.counter_due = True
+            power.append(Break(self.uuid, now, "lost: the driver gives no new power value"))
+        return events + power
+
+    def failed(self, error: NvmlError, now: int, early_ns: int) -> list[Event]:
+        """Back off; a Break if samples are lost for good."""
+        self.failures += 1
+        self.failure = error
+        wait_ns = min(self.reader.every_ns << min(self.failures - 1, 10), _BACK_OFF_MAX_NS)
+        self.next_ns = now + wait_ns - early_ns
+        if self.gone or now - self.reader.last_ns > self.reader.patience_ns:
+            return [Break(self.uuid, now, f"lost: {error}")]
+        return []
+
+    def read_counter(self, nvml: Nvml) -> list[Event]:
+        """The energy counter, 3 ms on an H100; after a Break if it went back. Nothing if it refuses."""
+        self.counter_due = False
+        if not self.has_counter:
+            return []
+        try:
+            t_ns, energy_mj = nvml.counter(self.handle)
+        except NvmlError as error:
+            self.has_counter = error.code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
+            return []
+        before, self.counter_mj = self.counter_mj, energy_mj
+        read = CounterRead(self.uuid, t_ns, energy_mj)
+        if before is not None and energy_mj < before:
+            return [Break(self.uuid, t_ns, "reset", counter_reset=True), read]
+        return [read]
+
+    def condition(self, nvml: Nvml) -> Condition:
+        """What explains an outlier: five calls of 1 to 8 µs."""
+        return Condition(
+            self.uuid,
+            now_ns(),
+            temperature_c=_or(None, nvml.temperature_c, self.handle),
+            sm_clock_mhz=_or(None, nvml.sm_clock_mhz, self.handle),
+            power_limit_mw=_or(None, nvml.power_limit_mw, self.handle),
+            throttle_bits=_or(None, nvml.throttle_bits, self.handle),
+            pids=_or(frozenset(), nvml.pids, self.handle),
+        )
+
+
+def _or(otherwise: T, call: Callable[[Any], T], handle: Any) -> T:
+    try:
+        return call(handle)
+    except NvmlError:
+        return otherwise

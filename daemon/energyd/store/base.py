@@ -1,0 +1,90 @@
+"""How do the store's files become SQL? One relation `raw_<table>` per table, then the views on top.
+
+Used by both doors: `read` (a user's process: sealed + live + tail) and `catalogue` (any DuckDB tool).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from energyd.store import TABLES, hour_of_sealed
+from energyd.store.columns import schema
+
+_HERE: Final = Path(__file__).parent
+VIEW_FILES: Final = ("views.sql", "macros.sql", "totals.sql")
+COMMENT_FILE: Final = "comments.sql"
+PASSED_ON: Final = {"runs_log": "runs", "stages_log": "stages"}
+"""Tables whose view has another name; their columns keep the comments of schema.sql."""
+
+
+def sealed_files(store: Path, before_hour: int | None) -> dict[str, list[str]]:
+    """Sealed files of hours below `before_hour` (None: all), relative to the store, oldest first.
+
+    A sealed file of an hour not yet moved on in hot.duckdb is half of a seal that died: its rows are
+    still in hot.duckdb. Raises PermissionError where a folder may not be read.
+    """
+    found: dict[str, list[str]] = {}
+    for table in TABLES:
+        folder = store / "sealed" / table
+        paths = []
+        for day in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if re.fullmatch(r"day=\d{4}-\d\d-\d\d", day.name):
+                names = sorted(f.name for f in day.iterdir() if re.fullmatch(r"\d\d\.parquet", f.name))
+                paths += [f"sealed/{table}/{day.name}/{name}" for name in names]
+        found[table] = [p for p in paths if before_hour is None or hour_of_sealed(p) < before_hour]
+    return found
+
+
+def quoted(text: str | Path) -> str:
+    """A string literal of SQL."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def parquet(store: Path, paths: Sequence[str]) -> str:
+    """The relation that reads these files; DuckDB takes *, ? and [ in a path for a pattern."""
+    full = (quoted(re.sub(r"([\[*?])", r"[\1]", str(store / p))) for p in paths)
+    return f"read_parquet([{', '.join(full)}], hive_partitioning = false)"
+
+
+def raw_view(table: str, relations: Iterable[str]) -> str:
+    """The statement that makes `raw_<table>` the union of relations; empty but typed without any."""
+    columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in schema()[table])
+    parts = [f"SELECT {columns} FROM {relation}" for relation in relations]
+    if not parts:
+        nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
+        parts = [f"SELECT {nulls} WHERE false"]
+    return f"CREATE OR REPLACE VIEW raw_{table} AS {' UNION ALL '.join(parts)}"
+
+
+def create_views(con: duckdb.DuckDBPyConnection) -> None:
+    """All views and macros, on raw_ relations that exist already."""
+    for name in VIEW_FILES:
+        con.execute((_HERE / name).read_text())
+
+
+def create_comments(con: duckdb.DuckDBPyConnection) -> None:
+    """What each view and column means: from comments.sql, and from schema.sql where a view passes it on."""
+    con.execute((_HERE / COMMENT_FILE).read_text())
+    have = con.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
+        " AND database_name = current_database() AND schema_name = 'main'"
+    ).fetchall()
+    known = _schema_comments()
+    for view, column in have:
+        if (text := known.get((view, column))) is not None:
+            con.execute(f"COMMENT ON COLUMN {view}.{column} IS {quoted(text)}")
+
+
+@cache
+def _schema_comments() -> Mapping[tuple[str, str], str]:
+    """{(view, column): comment} from schema.sql."""
+    with duckdb.connect() as con:
+        con.execute((_HERE / "schema.sql").read_text())
+        rows = con.execute("SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal")
+        return {(PASSED_ON.get(t, t), c): text for t, c, text in rows.fetchall()}

@@ -1,0 +1,47 @@
+"""What does any DuckDB tool see of the store? energy.duckdb: views and macros, no data.
+
+Written aside and renamed, so that a tool opens either the old one or the new one. It names files by their
+full path and at most a minute old; a moved store gets a new catalogue at the next start of a daemon.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+
+from energyd.store import TABLES, Layout
+from energyd.store.base import create_comments, create_views, parquet, quoted, raw_view, sealed_files
+
+
+def write_catalogue(store: Path, hour: int, live: Mapping[str, str]) -> None:
+    """Write energy.duckdb over the sealed files of hours below `hour` and the live files.
+
+    `live`: {table: path relative to the store}. STORAGE_VERSION v1.2.0, since DuckDB 1.x refuses 2.0's own
+    format. Raises duckdb.Error or OSError; the old catalogue is then still there.
+    """
+    store = store.absolute()
+    target = Layout(store).catalogue
+    aside = target.with_name(f"{target.name}.{os.getpid()}.new")
+    aside.unlink(missing_ok=True)
+    sealed = sealed_files(store, hour)
+    try:
+        with duckdb.connect(config={"threads": 1}) as con:
+            con.execute(f"ATTACH {quoted(aside)} AS energy (STORAGE_VERSION 'v1.2.0')")
+            con.execute("USE energy")
+            con.execute("BEGIN")
+            for table in TABLES:
+                relations = [parquet(store, sealed[table])] if sealed[table] else []
+                if table in live:
+                    relations.append(parquet(store, [live[table]]))
+                con.execute(raw_view(table, relations))
+            create_views(con)
+            create_comments(con)
+            con.execute("COMMIT")
+            con.execute("USE memory")
+            con.execute("DETACH energy")  # checkpoints: no log stays beside it
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)

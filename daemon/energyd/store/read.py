@@ -1,0 +1,225 @@
+"""How does analysis get at a store? Through `open_reader`, the only door.
+
+The reader is a DuckDB in the asker's own process: it shares no lock with the daemon and can harm nothing.
+While a daemon lives it names the exact files and hands over what is newer; files are never globbed then.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import duckdb
+
+from energyd.store import TABLES, Layout
+from energyd.store.base import create_comments, create_views, parquet, raw_view
+from energyd.store.read_errors import (
+    DaemonUnresponsive,
+    QueryFailed,
+    QueryMalformed,
+    ReadError,
+    StoreForbidden,
+    StoreNotFound,
+    StoreUnreadable,
+)
+from energyd.store.tail import OPEN_ROWS, Parts, gather
+from energyd_client.endpoints import default_store
+
+__all__ = [
+    "DaemonUnresponsive", "QueryFailed", "QueryMalformed", "ReadError", "Reader", "Result", "StoreForbidden",
+    "StoreNotFound", "StoreUnreadable", "default_store", "open_reader",
+]  # fmt: skip
+
+TRIES: Final = 4
+"""A live file lives 10 minutes, a tail's file list one reply: a file gone in between is asked for anew."""
+BATCH_ROWS: Final = 2_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """Rows of one query, streamed. The next query on the same reader ends it."""
+
+    columns: list[str]
+    types: list[str]  # DuckDB's names: BIGINT, DOUBLE, VARCHAR …
+    rows: Iterator[tuple[Any, ...]]
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """All rows that are left."""
+        return list(self.rows)
+
+    def dicts(self) -> list[dict[str, Any]]:
+        """All rows that are left, as {column: value}."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class Reader:
+    """A store, open for questions. Use it in a `with`, or call `close`."""
+
+    def __init__(self, store: Path, endpoint: str | None) -> None:
+        self.store = store
+        self._layout = Layout(store)
+        self._endpoint = endpoint
+        self._scratch = tempfile.TemporaryDirectory(prefix="energyq-")
+        # One thread: a training job lives on this machine too. No extension is ever fetched.
+        self._con = duckdb.connect(
+            config={"threads": 1, "autoinstall_known_extensions": False, "python_enable_replacements": False}
+        )
+        try:
+            self._parts = self._load()
+            create_views(self._con)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def source(self) -> str:
+        """`daemon` (files and what the daemon holds since) or `files` (no daemon lives)."""
+        return self._parts.source
+
+    @property
+    def newest_t_ns(self) -> int | None:
+        """Store time of the newest sample, ns; None without any."""
+        row = self._con.execute("SELECT max(t_ns) FROM raw_samples").fetchone()
+        value = row[0] if row else None
+        return None if value is None else int(value)
+
+    def sql(self, query: str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> Result:
+        """Run SQL ($name or ? parameters) and stream its rows; of several statements, the last one's.
+
+        Raises QueryMalformed, QueryFailed, StoreUnreadable, StoreForbidden, DaemonUnresponsive.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                self._con.execute(query, params)
+                description = self._con.description or []
+                head = self._con.fetchmany(BATCH_ROWS) if description else []
+                break
+            except duckdb.Error as error:
+                if not (left and _vanished(error)):
+                    raise _explained(error, self.store) from error
+                self._reload()
+        return Result([d[0] for d in description], [str(d[1]) for d in description], self._stream(head))
+
+    def write_parquet(self, query: str, path: Path, params: Mapping[str, Any] | None = None) -> None:
+        """Write the rows of one SELECT to a Parquet file. Raises as `sql` does."""
+        try:
+            self._con.sql(query, params=params).write_parquet(str(path), compression="zstd")
+        except duckdb.Error as error:
+            raise _explained(error, self.store) from error
+
+    def views(self) -> list[tuple[str, str, str, str, str]]:
+        """(view, what it holds, column, type, what the column holds) of all that analysis may rely on."""
+        create_comments(self._con)
+        return self._con.execute(
+            "SELECT view_name, coalesce(v.comment, ''), column_name, data_type, coalesce(c.comment, '')"
+            " FROM duckdb_columns() c JOIN duckdb_views() v"
+            " ON v.view_name = c.table_name AND v.database_name = c.database_name"
+            " AND v.schema_name = c.schema_name"
+            " WHERE NOT v.internal AND v.schema_name = 'main' AND NOT starts_with(view_name, 'raw_')"
+            " ORDER BY view_name, column_index"
+        ).fetchall()
+
+    def close(self) -> None:
+        """Forget everything, and the copy of hot.duckdb with it."""
+        self._con.close()
+        self._scratch.cleanup()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stream(self, head: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        try:
+            while head:
+                yield from head
+                head = self._con.fetchmany(BATCH_ROWS)
+        except duckdb.Error as error:
+            raise _explained(error, self.store) from error
+
+    def _load(self) -> Parts:
+        """Make the raw_ relations. A file that vanishes meanwhile means the list is old: ask again."""
+        for left in reversed(range(TRIES)):
+            try:
+                parts = gather(self._con, self._layout, self._endpoint, Path(self._scratch.name))
+                for table in TABLES:
+                    self._con.execute(raw_view(table, self._relations(table, parts)))
+                break
+            except PermissionError as error:
+                raise StoreForbidden(error.filename or self.store) from error
+            except OSError as error:
+                if not left:
+                    raise StoreUnreadable(self.store, f"{error.strerror}: {error.filename}") from error
+            except duckdb.Error as error:
+                if not (left and _vanished(error)):
+                    raise _explained(error, self.store, opening=True) from error
+            self._forget()
+        return parts
+
+    def _reload(self) -> None:
+        self._forget()
+        self._parts = self._load()
+
+    def _forget(self) -> None:
+        """Drop the old hot tail, whichever kind it is."""
+        self._con.execute("DETACH DATABASE IF EXISTS hot")
+        self._con.execute("DROP SCHEMA IF EXISTS hot CASCADE")
+
+    def _relations(self, table: str, parts: Parts) -> list[str]:
+        """Where the rows of a table are: sealed, live, hot. Live rows of what is open are the older."""
+        relations = []
+        if parts.sealed.get(table):
+            relations.append(parquet(self.store, parts.sealed[table]))
+        if table in parts.live:
+            live = parquet(self.store, [parts.live[table]])
+            if table in OPEN_ROWS:
+                key = "run_id" if table == "runs_log" else "run_id, stage_id"
+                live = f"(FROM {live} ANTI JOIN hot.{table} USING ({key}))"
+            relations.append(live)
+        return relations + list(parts.hot.get(table, []))
+
+
+def open_reader(store: Path, *, endpoint: str | None = None) -> Reader:
+    """Open a store for questions, with or without a living daemon.
+
+    `endpoint`: where to ask the daemon, if not where its lock file says. Raises StoreNotFound,
+    StoreForbidden, StoreUnreadable, DaemonUnresponsive.
+    """
+    store = store.absolute()
+    try:
+        if not store.is_dir():
+            raise StoreNotFound(store, "not a folder" if store.exists() else "there is nothing")
+    except PermissionError as error:
+        raise StoreForbidden(store) from error
+    return Reader(store, endpoint)
+
+
+def _vanished(error: duckdb.Error) -> bool:
+    """Whether DuckDB missed a file that was there when the list was made."""
+    return isinstance(error, duckdb.IOException) and (
+        "No such file" in str(error) or "No files found" in str(error)
+    )
+
+
+def _explained(error: duckdb.Error, store: Path, *, opening: bool = False) -> ReadError:
+    """DuckDB's error as one of ours; its own first lines say best where the SQL is wrong."""
+    text = str(error).strip()
+    if isinstance(error, duckdb.IOException) and "Permission denied" in text:
+        return StoreForbidden(text.partition('"')[2].partition('"')[0] or store)
+    if opening or _vanished(error):
+        return StoreUnreadable(store, text.splitlines()[0])
+    if isinstance(error, (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)):
+        return QueryMalformed(_short(text))
+    return QueryFailed(_short(text))
+
+
+def _short(text: str) -> str:
+    """Message, line and caret; without DuckDB's blank lines."""
+    return "\n".join([line for line in text.splitlines() if line.strip()][:4])

@@ -1,0 +1,168 @@
+-- What did a stage, and what did a run, cost? One row each, domains side by side.
+--
+-- total = gpu + cpu; dram is shown apart. A domain that the machine lacks is left out and named; one that is
+-- there but unknown makes the total NULL, with the reason. Nothing unknown ever counts as 0.
+
+-- lines: run_id, stage_id ('' for the run itself), at_ns (its end), device, domain, energy_j, coverage, source,
+-- flags, reason; one row per device, or one with device NULL where nothing is charged.
+CREATE MACRO raw_bill(lines) AS TABLE
+  WITH line AS (FROM query_table(lines)),
+  owner AS (SELECT DISTINCT run_id, stage_id, at_ns FROM line),
+  by_domain AS (
+    SELECT run_id, stage_id, domain, count(*) AS n,
+      CASE WHEN count(*) = count(energy_j) THEN sum(energy_j) END AS j,
+      coalesce(sum(energy_j) FILTER (list_contains(flags, 'estimated')), 0) AS estimated_j,
+      string_agg(DISTINCT source, '+' ORDER BY source) AS source,
+      CASE WHEN bool_or(list_contains(flags, 'estimated')) THEN 'estimated'
+        WHEN bool_or(list_contains(flags, 'replayed')) THEN 'replayed'
+        WHEN bool_or(list_contains(flags, 'simulated')) THEN 'simulated' ELSE 'measured' END AS origin,
+      string_agg(DISTINCT reason, ', ' ORDER BY reason) FILTER (energy_j IS NULL) AS reason
+    FROM line WHERE device IS NOT NULL GROUP BY run_id, stage_id, domain
+  ),
+  -- The machine as it was at the owner's end, not as it is today.
+  first_state AS (
+    SELECT domain, arg_min(state, t_ns) AS state, arg_min(reason, t_ns) AS reason
+    FROM raw_domain_states GROUP BY domain
+  ),
+  asked AS (SELECT *, unnest(['gpu', 'cpu', 'dram']) AS domain, unnest([1, 2, 3]) AS place FROM owner),
+  seen AS (
+    SELECT a.run_id, a.stage_id, a.domain, a.place, coalesce(s.state, f.state, 'absent') AS state,
+      CASE WHEN s.state IS NULL THEN f.reason ELSE s.reason END AS state_reason
+    FROM asked a
+    ASOF LEFT JOIN raw_domain_states s ON s.domain = a.domain AND s.t_ns <= a.at_ns
+    LEFT JOIN first_state f ON f.domain = a.domain
+  ),
+  standing AS (
+    SELECT s.*, d.j, d.estimated_j, d.source, d.origin, d.n,
+      CASE WHEN d.j IS NOT NULL THEN 'known' WHEN d.n IS NOT NULL THEN 'unknown'
+        WHEN s.state = 'unreadable' THEN 'unreadable' WHEN s.state = 'absent' THEN 'absent'
+        ELSE 'not charged' END AS standing,
+      coalesce(d.reason, s.state_reason) AS why
+    FROM seen s LEFT JOIN by_domain d
+      ON d.run_id = s.run_id AND d.stage_id = s.stage_id AND d.domain = s.domain
+  ),
+  bill AS (
+    SELECT run_id, stage_id,
+      max(j) FILTER (domain = 'gpu') AS gpu_j, max(j) FILTER (domain = 'cpu') AS cpu_j,
+      max(j) FILTER (domain = 'dram') AS dram_j,
+      bool_or(standing IN ('unknown', 'unreadable') AND domain <> 'dram') AS is_unknown,
+      sum(j) FILTER (domain <> 'dram') AS known_j, sum(estimated_j) FILTER (domain <> 'dram') AS known_estimated_j,
+      string_agg(domain || ' ' || CASE WHEN n IS NULL THEN 'unreadable' WHEN origin = 'measured' THEN source
+        ELSE coalesce(source, '?') || ' (' || origin || ')' END, ', ' ORDER BY place)
+        FILTER (n IS NOT NULL OR standing = 'unreadable') AS sources,
+      string_agg(domain || ' ' || CASE WHEN n IS NULL THEN standing ELSE origin END, ', ' ORDER BY place) AS domains,
+      string_agg(domain || ': ' || CASE WHEN standing = 'unreadable' THEN 'unreadable, ' ELSE '' END
+        || coalesce(why, 'no reason given'), '; ' ORDER BY place)
+        FILTER (standing IN ('unknown', 'unreadable')) AS reason
+    FROM standing GROUP BY run_id, stage_id
+  ),
+  marks AS (
+    SELECT run_id, stage_id, min(coverage) AS coverage, list_sort(list_distinct(flatten(list(flags)))) AS flags
+    FROM line GROUP BY run_id, stage_id
+  )
+  SELECT b.run_id, b.stage_id, b.gpu_j, b.cpu_j, b.dram_j,
+    CASE WHEN NOT b.is_unknown THEN b.known_j END AS total_j,
+    CASE WHEN NOT b.is_unknown AND b.known_j IS NOT NULL THEN b.known_estimated_j END AS estimated_j,
+    m.coverage, b.sources, b.domains, m.flags,
+    coalesce(b.reason, CASE WHEN b.known_j IS NULL THEN 'nothing to add up: ' || b.domains END) AS reason
+  FROM bill b JOIN marks m USING (run_id, stage_id);
+
+-- units: run_id, stage_id, unit, total_n. All counts as a map, and the one that J/token divides by.
+CREATE MACRO raw_tokens(units) AS TABLE
+  SELECT run_id, stage_id, map_from_entries(list((unit, total_n) ORDER BY unit)) AS counts,
+    first(unit ORDER BY coalesce(list_position(['label', 'generated', 'nonpad', 'positions'], unit), 9), unit)
+      AS token_unit
+  FROM query_table(units) GROUP BY run_id, stage_id;
+
+CREATE VIEW raw_stage_lines AS
+  SELECT s.run_id, s.stage_id, coalesce(s.t1_ns, 9223372036854775807) AS at_ns, e.device, e.domain, e.energy_j,
+    e.coverage, e.source, coalesce(e.flags, s.flags, []::VARCHAR[]) AS flags, e.reason
+  FROM raw_stages s LEFT JOIN raw_stage_energy e ON e.run_id = s.run_id AND e.stage_id = s.stage_id;
+
+CREATE VIEW stage_totals AS
+  SELECT s.run_id, r.name AS run, s.stage_id, s.parent_id, s.name AS stage, s.depth, s.path, s.status,
+    s.t0_ns, s.t1_ns, s.seconds, b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.estimated_j,
+    b.total_j / nullif(s.seconds, 0) AS mean_w, t.counts, t.counts[t.token_unit] AS tokens, t.token_unit,
+    b.total_j / nullif(t.counts[t.token_unit], 0) AS j_per_token,
+    b.coverage, b.sources, b.domains, b.flags, b.reason
+  FROM stages s
+  LEFT JOIN runs r ON r.run_id = s.run_id
+  LEFT JOIN raw_bill('raw_stage_lines') b ON b.run_id = s.run_id AND b.stage_id = s.stage_id
+  LEFT JOIN raw_tokens('counts') t ON t.run_id = s.run_id AND t.stage_id = s.stage_id;
+
+-- A run is the union of its top stages on each device. Where they overlap (ranks of one machine share its
+-- CPU), a stage that covers the whole piece stands for it; else the piece is integrated from raw samples.
+CREATE VIEW raw_top_stages AS SELECT run_id, stage_id FROM raw_kin GROUP BY ALL HAVING max(up) = 0;
+CREATE VIEW raw_run_pieces AS
+  WITH top AS (
+    SELECT e.* FROM raw_stage_energy e
+    JOIN raw_top_stages k USING (run_id, stage_id)
+  ),
+  marked AS (
+    SELECT *, coalesce(t0_ns >= max(coalesce(t1_ns, 9223372036854775807)) OVER (PARTITION BY run_id, device
+      ORDER BY t0_ns, stage_id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true) AS begins_piece
+    FROM top
+  ),
+  numbered AS (
+    SELECT *, count(*) FILTER (begins_piece) OVER (PARTITION BY run_id, device ORDER BY t0_ns, stage_id
+      ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS piece
+    FROM marked
+  ),
+  bounded AS (
+    SELECT *, min(t0_ns) OVER (PARTITION BY run_id, device, piece) AS a_ns,
+      max(coalesce(t1_ns, 9223372036854775807)) OVER (PARTITION BY run_id, device, piece) AS b_ns
+    FROM numbered
+  )
+  SELECT run_id, device, domain, a_ns AS t0_ns, nullif(b_ns, 9223372036854775807) AS t1_ns, count(*) AS n_stages,
+    bool_or(t0_ns = a_ns AND coalesce(t1_ns, 9223372036854775807) = b_ns) AS has_cover,
+    max(energy_j) FILTER (t0_ns = a_ns AND t1_ns = b_ns) AS cover_j, min(coverage) AS coverage,
+    string_agg(DISTINCT source, '+' ORDER BY source) AS source,
+    list_sort(list_distinct(flatten(list(flags)))) AS flags,
+    string_agg(DISTINCT reason, ', ' ORDER BY reason) AS reason
+  FROM bounded GROUP BY ALL;
+CREATE VIEW raw_run_overlaps AS
+  SELECT run_id, device, domain, t0_ns, t1_ns, source, flags, reason FROM raw_run_pieces WHERE NOT has_cover;
+CREATE VIEW raw_run_lines AS
+  WITH piece AS (
+    SELECT run_id, device, domain, t0_ns, t1_ns, cover_j AS energy_j, coverage, source, flags, reason
+    FROM raw_run_pieces WHERE has_cover
+    UNION ALL
+    SELECT run_id, device, domain, t0_ns, t1_ns, energy_j, coverage, source, flags,
+      CASE WHEN energy_j IS NULL THEN coalesce(reason, 'overlapping stages cannot be integrated: no raw samples') END
+    FROM integrate('raw_run_overlaps')
+  ),
+  per_device AS (
+    SELECT run_id, device, domain, CASE WHEN count(*) = count(energy_j) THEN sum(energy_j) END AS energy_j,
+      min(coverage) AS coverage, string_agg(DISTINCT source, '+' ORDER BY source) AS source,
+      list_sort(list_distinct(flatten(list(flags)))) AS flags,
+      string_agg(DISTINCT reason, ', ' ORDER BY reason) AS reason
+    FROM piece GROUP BY ALL
+  )
+  SELECT r.run_id, '' AS stage_id, coalesce(r.t1_ns, 9223372036854775807) AS at_ns, p.device, p.domain, p.energy_j,
+    p.coverage, p.source, coalesce(p.flags, []::VARCHAR[]) AS flags, p.reason
+  FROM runs r LEFT JOIN per_device p ON p.run_id = r.run_id;
+CREATE VIEW raw_run_counts AS
+  SELECT run_id, '' AS stage_id, unit, sum(n)::BIGINT AS total_n FROM raw_own_counts GROUP BY ALL;
+-- Seconds in which at least one top stage ran, however many did.
+CREATE VIEW raw_run_staged AS
+  WITH whole AS (
+    SELECT run_id, t0_ns, t1_ns FROM raw_stages JOIN raw_top_stages USING (run_id, stage_id) WHERE t1_ns IS NOT NULL
+  ),
+  marked AS (
+    SELECT *, coalesce(max(t1_ns) OVER (PARTITION BY run_id ORDER BY t0_ns, t1_ns
+      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), t0_ns) AS busy_until_ns
+    FROM whole
+  )
+  SELECT run_id, sum(greatest(t1_ns - greatest(t0_ns, busy_until_ns), 0)) / 1e9 AS staged_s FROM marked GROUP BY run_id;
+
+CREATE VIEW run_totals AS
+  SELECT r.run_id, r.name AS run, r.status, r.t0_ns, r.t1_ns, r.seconds, g.staged_s,
+    (SELECT count(*) FROM raw_stages s WHERE s.run_id = r.run_id) AS n_stages,
+    b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.estimated_j, b.total_j / nullif(g.staged_s, 0) AS mean_w,
+    t.counts, t.counts[t.token_unit] AS tokens, t.token_unit,
+    b.total_j / nullif(t.counts[t.token_unit], 0) AS j_per_token,
+    b.coverage, b.sources, b.domains, b.flags, b.reason
+  FROM runs r
+  LEFT JOIN raw_run_staged g ON g.run_id = r.run_id
+  LEFT JOIN raw_bill('raw_run_lines') b ON b.run_id = r.run_id
+  LEFT JOIN raw_tokens('raw_run_counts') t ON t.run_id = r.run_id;

@@ -1,0 +1,103 @@
+-- What may analysis rely on? Joules, watts and seconds as floats begin here.
+--
+-- Built on one relation `raw_<table>` for each table of schema.sql; energyd.store.base makes those from
+-- sealed files, live files and the hot tail. Names that begin with raw_ are scaffolding, not promises.
+
+CREATE VIEW samples AS SELECT device, t_ns, power_mw, cum_uj FROM raw_samples;
+CREATE VIEW counters AS SELECT device, t_ns, energy_mj, cum_uj FROM raw_counters;
+CREATE VIEW conditions AS FROM raw_conditions;
+CREATE VIEW gaps AS SELECT device, t0_ns, t1_ns, reason, bridged_uj FROM raw_gaps;
+CREATE VIEW clocks AS FROM raw_clocks;
+CREATE VIEW markers AS FROM raw_markers;
+CREATE VIEW metrics AS FROM raw_metrics;
+CREATE VIEW artifacts AS FROM raw_artifacts;
+CREATE VIEW artifact_uses AS FROM raw_artifact_uses;
+
+-- These three stay in hot.duckdb and are sealed as well, so the same row may come twice.
+CREATE VIEW boots AS SELECT DISTINCT * FROM raw_boots;
+CREATE VIEW devices AS
+  FROM raw_devices QUALIFY row_number() OVER (PARTITION BY device ORDER BY t_ns DESC) = 1;
+-- Two sources may answer for one domain at one start (RAPL unreadable, estimate instead): the better holds.
+CREATE VIEW raw_domain_states AS
+  FROM raw_domains
+  QUALIFY row_number() OVER (PARTITION BY domain, t_ns ORDER BY list_position(
+    ['measured', 'estimated', 'replayed', 'simulated', 'unreadable', 'absent'], state)) = 1;
+CREATE VIEW domains AS
+  FROM raw_domain_states QUALIFY row_number() OVER (PARTITION BY domain ORDER BY t_ns DESC) = 1;
+
+-- A run or stage that was open in one file and closed in a later one: the closed row holds.
+CREATE VIEW runs AS
+  SELECT run_id, name, t0_ns, t1_ns, (t1_ns - t0_ns) / 1e9 AS seconds, status, labels, env, git_commit, uid, pid
+  FROM raw_runs_log
+  QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY t1_ns DESC NULLS LAST) = 1;
+
+CREATE VIEW raw_stages AS
+  FROM raw_stages_log
+  QUALIFY row_number() OVER (PARTITION BY run_id, stage_id
+    ORDER BY list_position(['final', 'ended', 'open'], state), t1_ns DESC NULLS LAST) = 1;
+
+-- Every stage with itself (up = 0) and each of its ancestors. `seen` ends the climb where parents form a ring.
+CREATE VIEW raw_kin AS
+  WITH RECURSIVE link AS MATERIALIZED (SELECT run_id, stage_id, parent_id FROM raw_stages),
+  kin(run_id, stage_id, ancestor_id, up, seen) AS (
+    SELECT run_id, stage_id, stage_id, 0, [stage_id] FROM link
+    UNION ALL
+    SELECT k.run_id, k.stage_id, parent.stage_id, k.up + 1, list_append(k.seen, parent.stage_id)
+    FROM kin k
+    JOIN link child ON child.run_id = k.run_id AND child.stage_id = k.ancestor_id
+    JOIN link parent ON parent.run_id = k.run_id AND parent.stage_id = child.parent_id
+    WHERE NOT list_contains(k.seen, parent.stage_id)
+  )
+  SELECT run_id, stage_id, ancestor_id, up FROM kin;
+
+CREATE VIEW stages AS
+  WITH place AS (
+    SELECT k.run_id, k.stage_id, max(k.up) AS depth, string_agg(a.name, '/' ORDER BY k.up DESC) AS path
+    FROM raw_kin k JOIN raw_stages a ON a.run_id = k.run_id AND a.stage_id = k.ancestor_id
+    GROUP BY ALL
+  )
+  SELECT s.run_id, s.stage_id, s.parent_id, s.name, p.depth, p.path, s.t0_ns, s.t1_ns,
+    (s.t1_ns - s.t0_ns) / 1e9 AS seconds, s.doubt_ns, s.status, s.state, s.counts, s.client, s.uid, s.pid,
+    s.devices, s.flags
+  FROM raw_stages s JOIN place p USING (run_id, stage_id);
+
+-- Tokens belong to the stage counted on; a parent shows own + descendants, and so sums its ranks.
+CREATE VIEW raw_own_counts AS
+  SELECT run_id, stage_id, c.key AS unit, c.value AS n
+  FROM (SELECT run_id, stage_id, unnest(map_entries(counts::MAP(VARCHAR, BIGINT))) AS c FROM raw_stages);
+CREATE VIEW counts AS
+  SELECT k.run_id, k.ancestor_id AS stage_id, o.unit,
+    sum(o.n) FILTER (k.up = 0)::BIGINT AS own_n, sum(o.n)::BIGINT AS total_n
+  FROM raw_own_counts o JOIN raw_kin k USING (run_id, stage_id)
+  GROUP BY ALL;
+
+-- One row per stage and device. A stage whose energy is not known yet has a row for each device it is
+-- charged to, with NULL and the flag `open` or `pending`.
+CREATE VIEW raw_stage_energy AS
+  WITH charged AS (
+    SELECT run_id, stage_id, unnest(devices) AS device FROM raw_stages
+    UNION
+    SELECT run_id, stage_id, device FROM raw_energies
+  )
+  SELECT c.run_id, c.stage_id, s.parent_id, s.name AS stage, c.device, v.domain,
+    coalesce(e.t0_ns, s.t0_ns) AS t0_ns, coalesce(e.t1_ns, s.t1_ns) AS t1_ns,
+    e.energy_uj / 1e6 AS energy_j, e.counter_uj / 1e6 AS counter_j, e.self_uj / 1e6 AS self_j,
+    e.exclusive_uj / 1e6 AS exclusive_j, e.overlap_ns / 1e9 AS overlap_s,
+    e.energy_uj * 1e3 / nullif(e.t1_ns - e.t0_ns, 0) AS mean_w, e.coverage, e.n_samples,
+    e.u_random_uj / 1e6 AS u_random_j, e.u_total_uj / 1e6 AS u_total_j, coalesce(e.source, v.source) AS source,
+    list_sort(list_distinct(list_concat(
+      coalesce(e.flags, []::VARCHAR[]), coalesce(s.flags, []::VARCHAR[]),
+      CASE WHEN e.device IS NOT NULL THEN []::VARCHAR[] WHEN s.state = 'open' THEN ['open'] ELSE ['pending'] END,
+      CASE WHEN e.device IS NULL AND v.origin <> 'measured' THEN [v.origin] ELSE []::VARCHAR[] END
+    ))) AS flags,
+    CASE WHEN e.energy_uj IS NOT NULL THEN NULL
+      WHEN e.device IS NOT NULL THEN coalesce(e.reason, 'unknown')
+      WHEN s.state = 'open' THEN 'open' ELSE 'pending' END AS reason
+  FROM charged c
+  LEFT JOIN raw_stages s ON s.run_id = c.run_id AND s.stage_id = c.stage_id
+  LEFT JOIN raw_energies e ON e.run_id = c.run_id AND e.stage_id = c.stage_id AND e.device = c.device
+  LEFT JOIN devices v ON v.device = c.device;
+CREATE VIEW stage_energy AS
+  SELECT run_id, stage_id, parent_id, stage, device, domain, t0_ns, t1_ns, energy_j, counter_j, self_j,
+    exclusive_j, overlap_s, mean_w, coverage, n_samples, u_random_j, u_total_j, source, flags
+  FROM raw_stage_energy;

@@ -1,0 +1,268 @@
+"""What does the live view look like, for a terminal of a given size?
+
+`screen(state, …)` is a pure function of what is known and of the room there is: the same state drawn at
+80x24 and 160x50 differs in columns and height of the curves only. Colours say the domain; everything
+also says it in words, so that nothing is lost without them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from energyd.top_cost import Cost, cost_of
+from energyd.top_state import Device, Stage, TopState
+from energyd.top_text import DASH, count, counts, duration, joules, mark, per_token, power_now, watts
+
+BARS: Final = " ▁▂▃▄▅▆▇█"
+COLOURS: Final = {"gpu": "green", "cpu": "cyan", "dram": "magenta"}
+WIDE: Final = 110
+LEGEND: Final = {"est": "estimated by a model", "replay": "a recorded trace", "sim": "simulated"}
+
+
+def curve(values_mw: list[float | None], height: int, top_mw: float) -> list[str]:
+    """A bar chart in `height` rows of eighth blocks, from 0 to `top_mw`; a hole is a `·` at the bottom."""
+    rows = []
+    for row in range(height - 1, -1, -1):
+        cells = []
+        for value in values_mw:
+            if value is None:
+                cells.append("·" if row == 0 else " ")
+                continue
+            eighths = round(value / top_mw * height * 8) if top_mw > 0 else 0
+            if row == 0:
+                eighths = max(1, eighths)  # a sample of 0 W still differs from none
+            cells.append(BARS[min(8, max(0, eighths - row * 8))])
+        rows.append("".join(cells))
+    return rows
+
+
+def screen(
+    state: TopState, local_ns: int, wall_s: float, width: int, height: int, hint: str = ""
+) -> tuple[RenderableType, Text]:
+    """The view's body, at most `height` - 1 rows of `width` cells, and the line for the last row."""
+    notes = _notes(state)
+    rows = _chart_rows(state, height)
+    used = 5 + max(1, sum(rows.values())) + len(notes)  # header, two blanks, head of devices, foot
+    body = Group(
+        _header(state, local_ns, wall_s, width, hint),
+        Text(),
+        _devices(state, local_ns, width, rows),
+        *notes,
+        Text(),
+        _stages(state, local_ns, width, max(3, height - used)),
+    )
+    return body, _footer(state)
+
+
+def _header(state: TopState, local_ns: int, wall_s: float, width: int, hint: str) -> Table:
+    status = state.status or {}
+    left = Text.assemble(("energyd", "bold"), f" {status.get('version', '')}  ")
+    silent_s = state.silent_s(local_ns)
+    if silent_s is not None:
+        left.append(f"silent for {duration(silent_s)}", "bold red")
+    elif not status:
+        left.append("listening …", "dim")
+    elif status.get("state") == "ok":
+        left.append("ok", "green")
+    else:
+        left.append(f"{status.get('state')}: {status.get('reason')}", "bold yellow")
+    power_w = state.power_w(local_ns)
+    if power_w is not None:
+        left.append("   now ")
+        left.append(watts(power_w), "bold")
+    store = f"{status.get('store', '')}   " if width >= WIDE else ""
+    right = Text(f"{store}{time.strftime('%H:%M:%S', time.localtime(wall_s))}{hint}", "dim")
+    table = _grid(width)
+    table.show_header = False
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_row(left, right)
+    return table
+
+
+def _chart_rows(state: TopState, height: int) -> dict[int, int]:
+    """Rows of each device's curve: one on a small terminal, up to four where half the height allows.
+
+    The tall ones go to the GPUs where there are any; a CPU beside them keeps one row.
+    """
+    gpus = [d for d, device in state.devices.items() if device.domain == "gpu"]
+    tall = gpus or list(state.devices)
+    rows = max(1, min(4, (height - 12) // 2 // max(1, len(tall)))) if height >= 34 else 1
+    return {d: rows if d in tall else 1 for d in state.devices}
+
+
+def _devices(state: TopState, local_ns: int, width: int, rows: dict[int, int]) -> RenderableType:
+    if not state.devices:
+        return Text("no device heard of yet" if state.status is None else "no device", "dim")
+    table = _grid(width)
+    wide = width >= WIDE
+    name_width, limit_width = (24, 14) if wide else (14, 10)
+    table.add_column("DEVICE", width=6 + name_width, no_wrap=True, overflow="ellipsis")
+    table.add_column("POWER", justify="right", width=8, no_wrap=True)
+    table.add_column("LAST 60 s", ratio=1, no_wrap=True, overflow="crop")
+    table.add_column("LIMIT", justify="right", width=limit_width, no_wrap=True)
+    table.add_column("SOURCE", width=16, no_wrap=True, overflow="ellipsis")
+    columns = max(10, width - (6 + name_width) - 8 - limit_width - 16 - 4 * (2 if wide else 1))
+    now_ns = state.now_ns(local_ns)
+    curves: dict[int, list[float | None]] = {}
+    top_mw: dict[str, float] = {}  # one scale per domain, so that its devices can be compared
+    for device in state.devices.values():
+        live = power_now(device, local_ns)[1] is None
+        end_ns = device.last_t_ns if live and device.last_t_ns is not None else now_ns
+        curves[device.device] = device.history.curve_mw(columns, end_ns, device.max_step_ns)
+        peak_mw = max((v for v in curves[device.device] if v is not None), default=0.0)
+        top_mw[device.domain] = max(peak_mw, top_mw.get(device.domain, 0.0))
+    for device in state.devices.values():
+        chart = curve(curves[device.device], rows[device.device], top_mw[device.domain])
+        table.add_row(*_device_cells(device, local_ns, chart, width))
+    return table
+
+
+def _device_cells(device: Device, local_ns: int, chart: list[str], width: int) -> list[Text]:
+    colour = COLOURS.get(device.domain, "white")
+    power_w, reason = power_now(device, local_ns)
+    model = device.name if width >= WIDE else device.name.removeprefix("NVIDIA ")
+    limit = Text(DASH, "dim")
+    if device.power_limit_mw:
+        between = " of " if width >= WIDE else "/"
+        share = "" if power_w is None else f"{power_w * 1e5 / device.power_limit_mw:.0f} %{between}"
+        limit = Text(f"{share}{device.power_limit_mw / 1000:.0f} W")
+    source = Text(device.source)
+    if mark(device):
+        source.append(f" ({mark(device)})", "yellow")
+    return [
+        Text.assemble((f"{device.label:<5} ", f"bold {colour}"), (model, "")),
+        Text(watts(power_w), "bold"),
+        Text("\n".join(chart), colour) if reason is None else Text(reason, "red"),
+        limit,
+        source,
+    ]
+
+
+def _notes(state: TopState) -> list[Text]:
+    """Why a domain is missing, and what the marks mean."""
+    notes = []
+    for domain in state.domains():
+        if domain["state"] in {"absent", "unreadable"}:
+            style = "dim" if domain["state"] == "absent" else "yellow"
+            reason = f": {domain['reason']}" if domain.get("reason") else ""
+            text = Text.assemble((f"{domain['domain']:<5} ", "bold dim"), (f"{DASH} ", ""))
+            text.append(f"{domain['state']}{reason}", style)
+            text.no_wrap, text.overflow = True, "ellipsis"
+            notes.append(text)
+    marks = {mark(d) for d in state.devices.values()} - {""}
+    if marks:
+        notes.append(Text("; ".join(f"{m} = {LEGEND[m]}" for m in sorted(marks)), "dim", no_wrap=True))
+    return notes
+
+
+def _stages(state: TopState, local_ns: int, width: int, height: int) -> Table:
+    wide = width >= WIDE
+    domains = [d for d in ("gpu", "cpu", "dram") if any(x.domain == d for x in state.devices.values())]
+    if not wide and "dram" in domains:
+        domains.remove("dram")
+    table = _grid(width)
+    table.add_column("STAGE", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("TIME", justify="right", width=7, no_wrap=True)
+    for domain in domains:
+        marks = {mark(d) for d in state.devices.values() if d.domain == domain} - {""}
+        head = f"{domain.upper()}{' ' + min(marks) if marks else ''}"
+        table.add_column(head, justify="right", width=10 if marks else 8, no_wrap=True, style=COLOURS[domain])
+    table.add_column("TOTAL", justify="right", width=8, no_wrap=True, style="bold")
+    if wide:
+        table.add_column("MEAN", justify="right", width=8, no_wrap=True)
+        table.add_column("PER SECOND", justify="right", width=10, no_wrap=True)
+    table.add_column("TOKENS", justify="right", width=7, no_wrap=True)
+    table.add_column("J/TOKEN", justify="right", width=22 if wide else 15, no_wrap=True, overflow="ellipsis")
+    blank = len(table.columns) - 1
+    opened, finished = list(state.open_tree()), state.finished()
+    if wide:  # keep numbers near their names
+        names = [len(s.word.stage) + 3 * len(place) for s, place in opened]
+        names += [len(state.path(s)) + 2 for s in finished]
+        table.columns[0].width, table.expand, table.width = min(60, max([32, *names])), False, None
+    # The finished keep a third of the room if they need it; open stages have the first claim on the rest.
+    room = height - 1 - (2 if finished else 0)
+    wanted = len(opened) + len({s.word.run_id for s, _ in opened})
+    for_finished = min(len(finished), max(room // 3, room - wanted))
+    left = room - for_finished
+    run_id = None
+    if not opened:
+        table.add_row(Text("no open stage", "dim"), *[""] * blank)
+    for i, (stage, place) in enumerate(opened):
+        new_run = stage.word.run_id != run_id
+        if left < (2 if new_run else 1) or (left == 1 and i < len(opened) - 1):
+            table.add_row(Text(f"… {len(opened) - i} more open", "dim"), *[""] * blank)
+            break
+        if new_run:
+            run_id = stage.word.run_id
+            table.add_row(Text.assemble((stage.word.run, "bold"), (f"  {run_id}", "dim")), *[""] * blank)
+            left -= 1
+        name = Text.assemble((_branches(place), "dim"), stage.word.stage)
+        table.add_row(name, *_stage_cells(state, stage, local_ns, domains, wide))
+        left -= 1
+    if finished and for_finished > 0:
+        table.add_row(*[""] * (blank + 1))
+        table.add_row(Text("FINISHED", "bold dim"), *[""] * blank)
+        for stage in finished[:for_finished]:
+            bad = stage.word.status not in {"ok", None}
+            name = Text("✗ " if bad else "✓ ", "red" if bad else "green")
+            name.append(state.path(stage) + (f" ({stage.word.status})" if bad else ""), "default")
+            table.add_row(name, *_stage_cells(state, stage, local_ns, domains, wide))
+    return table
+
+
+def _branches(place: tuple[bool, ...]) -> str:
+    if len(place) == 1:
+        return "└─ " if place[0] else "├─ "
+    stems = "".join("   " if last else "│  " for last in place[:-1])
+    return stems + ("└─ " if place[-1] else "├─ ")
+
+
+def _stage_cells(state: TopState, stage: Stage, local_ns: int, domains: list[str], wide: bool) -> list[Text]:
+    cost: Cost = cost_of(state, stage, local_ns)
+    cells = [Text(duration(cost.seconds))]
+    cells += [Text(joules(cost.joules.get(d))) for d in domains]
+    pending = stage.word.state == "ended"
+    cells.append(Text("pending", "dim") if pending else Text(joules(cost.total_j)))
+    unit = cost.unit()
+    if wide:
+        cells.append(Text(watts(cost.mean_w())))
+        rate = cost.counts[unit] / cost.seconds if unit and cost.seconds > 0 and cost.complete else None
+        cells.append(Text(DASH if rate is None else count(round(rate))))
+    cells += [Text(counts(cost)), Text(per_token(cost))]
+    return cells
+
+
+def _footer(state: TopState) -> Text:
+    status = state.status
+    if status is None:
+        return Text("no health word from the daemon yet", "dim", no_wrap=True, overflow="ellipsis")
+    late = status.get("late_ms_p99")
+    foot = Text(style="dim", no_wrap=True, overflow="ellipsis")
+    foot.append(f"sampler late p99 {DASH if late is None else f'{late:.1f} ms'}")
+    clients, gaps = status.get("clients"), status.get("gaps")
+    foot.append(f" · {status.get('waiting', DASH)} waiting · ")
+    foot.append(f"{DASH if clients is None else clients} client{'' if clients == 1 else 's'}")
+    foot.append(" · ")
+    words = f"{DASH if gaps is None else gaps} gap{'' if gaps == 1 else 's'}"
+    foot.append(words, "yellow not dim" if gaps else "")
+    foot.append(" · ")
+    foot.append(f"{state.lost} lost", "yellow not dim" if state.lost else "")
+    if status.get("refused"):
+        foot.append(" · ")
+        foot.append(f"{status['refused']} refused", "yellow not dim")
+    if status.get("exhausted"):
+        foot.append(" · the trace has ended", "yellow not dim")
+    return foot
+
+
+def _grid(width: int) -> Table:
+    return Table(
+        box=None, expand=True, width=width, padding=(0, 2, 0, 0) if width >= WIDE else (0, 1, 0, 0),
+        pad_edge=False, collapse_padding=True, header_style="bold dim",
+    )  # fmt: skip

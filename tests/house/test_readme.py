@@ -1,0 +1,78 @@
+"""Does the README name only what is there: commands, make targets, paths, environment variables?"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from energyd_client import endpoints
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "ARCHITECTURE.md"]
+FOLDERS = "client|daemon|pipelines|analysis|systemd|tests|docs"
+
+
+def words(page: Path) -> str:
+    return page.read_text()
+
+
+def code(page: Path) -> str:
+    """What the page shows as something to type: code blocks and `code`."""
+    text = words(page)
+    blocks = re.findall(r"```(?:sh|bash|console|shell)?\n(.*?)```", text, re.DOTALL)
+    return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", text)])
+
+
+def commands(main: click.Command) -> set[str]:
+    return set(main.commands) if isinstance(main, click.Group) else set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./*-]*[\w/*]", words(page)))
+    named |= set(re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", words(page)))
+    assert sorted(p for p in named if not any(ROOT.glob(p.rstrip("/")))) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", code(page))) - targets == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_environment_variable_that_a_page_names_exists(page: Path) -> None:
+    known = {value for name, value in vars(endpoints).items() if name.startswith("ENV_")}
+    assert set(re.findall(r"\bENERGYD_[A-Z_]+\b", words(page))) - known == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("program", ["energyd", "energyq"])
+def test_every_command_that_a_page_names_exists(page: Path, program: str) -> None:
+    main = __import__(f"{program}.cli", fromlist=["main"]).main
+    if program == "energyd":
+        named = set(re.findall(r"(?m)(?:^|[\s$;&|(])energyd ((?:[a-z][a-z-]*\|)*[a-z][a-z-]*)\b", code(page)))
+        named = {one for some in named for one in some.split("|")}
+        assert named - commands(main) == set()
+    else:
+        # `energyq "SQL"`, options, or a command; a bare word that is no command would be run as SQL.
+        named = set(re.findall(r"(?m)(?:^|[\s$;&|(])energyq (?:--store \S+ )?([a-z][a-z-]*)\b", code(page)))
+        assert named - commands(main) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_option_of_a_command_line_exists(page: Path) -> None:
+    for line in code(page).splitlines():
+        found = re.search(r"(?:^|[\s$])energyd ([a-z][a-z-]*)\b(.*)", line)
+        if not found:
+            continue
+        main = __import__("energyd.cli", fromlist=["main"]).main
+        command = main.commands.get(found[1])
+        if command is None:
+            continue
+        options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        mine = found[2].split(" -- ")[0].split(" #")[0]  # what follows is another program's
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", mine)) - options == set(), line

@@ -1,0 +1,84 @@
+"""Does every table and column say what it holds, and in which unit?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+STORE = Path(__file__).parents[2] / "daemon" / "energyd" / "store"
+UNITS = {
+    "_ns": "ns", "_mw": "mW", "_uj": "µJ", "_mj": "mJ", "_c": "°C", "_mhz": "MHz",
+    "_bytes": "bytes", "_bits": "bit", "_j": "J", "_w": "W", "_s": "s",
+}  # fmt: skip
+NUMBERS = {
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+    "DOUBLE",
+    "FLOAT",
+}
+# Numbers that count or name things, and so have no unit: their comments say what they are.
+UNITLESS = {
+    "device", "depth", "seq", "uid", "gid", "pid", "n", "n_samples", "value", "coverage", "segment",
+}  # fmt: skip
+
+
+@pytest.fixture
+def schema() -> Iterator[duckdb.DuckDBPyConnection]:
+    """The tables, in memory."""
+    connection = duckdb.connect()
+    connection.execute((STORE / "schema.sql").read_text())
+    yield connection
+    connection.close()
+
+
+def test_every_table_has_a_comment(schema: duckdb.DuckDBPyConnection) -> None:
+    rows = schema.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE coalesce(comment, '') = ''"
+    ).fetchall()
+    assert rows == []
+
+
+def test_every_column_has_a_comment(schema: duckdb.DuckDBPyConnection) -> None:
+    rows = schema.execute(
+        "SELECT table_name, column_name FROM duckdb_columns() "
+        "WHERE NOT internal AND coalesce(comment, '') = ''"
+    ).fetchall()
+    assert rows == []
+    assert schema.execute("SELECT count(*) FROM duckdb_columns() WHERE NOT internal").fetchone()[0] > 80
+
+
+def test_every_number_has_its_unit_in_its_name_and_the_same_one_in_its_comment(
+    schema: duckdb.DuckDBPyConnection,
+) -> None:
+    wrong = []
+    rows = schema.execute(
+        "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal"
+    ).fetchall()
+    for table, column, data_type, comment in rows:
+        if data_type not in NUMBERS or column in UNITLESS:
+            continue
+        suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if column.endswith(s)), None)
+        if suffix is None:
+            wrong.append(f"{table}.{column}: no unit in its name")
+        elif not re.match(rf"{re.escape(UNITS[suffix])}\b", comment):
+            wrong.append(
+                f"{table}.{column}: the comment begins with another unit than {UNITS[suffix]}: {comment}"
+            )
+    assert wrong == []
+
+
+def test_no_view_is_named_like_a_table_that_it_would_hide(schema: duckdb.DuckDBPyConnection) -> None:
+    views = STORE / "views.sql"
+    named = re.findall(r"CREATE\s+(?:OR\s+REPLACE\s+)?VIEW\s+(\w+)", views.read_text(), re.IGNORECASE)
+    assert "stage_energy" in named
+    assert len(named) == len(set(named))
