@@ -20,6 +20,8 @@ NO_REASON_TO_WORRY: Final = "nothing to add up"
 WHY: Final = {
     "open": "still open",
     "pending": "no sample follows its end yet",
+    "no_sample_after_end": "no sample came in the 30 s after its end",
+    "gap_without_counter": "no counter bridges a gap inside it",
     "before_first_sample": "it began before the first sample",
     "marker_too_late": "its marker came too late for the daemon's memory; `energyq explain` can tell",
 }
@@ -138,8 +140,14 @@ def _notes(reader: Reader, rows: list[Row], thing: str) -> Iterator[str]:
         if not _is_whole(row):
             reasons.setdefault(row["reason"], []).append(row[thing])
     for reason, names in reasons.items():
-        spoken = reason
-        for code, words in WHY.items():
-            spoken = spoken.replace(f": {code}", f": {words}")
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"unknown for {', '.join(names[:3])}{more}: {spoken}"
+        yield f"unknown for {', '.join(names[:3])}{more}: {_spoken(reason)}"
+
+
+def _spoken(reason: str) -> str:
+    """`gpu: CODE, CODE; cpu: CODE` with words in place of the codes that ingest writes."""
+    parts = []
+    for part in reason.split("; "):
+        domain, colon, codes = part.partition(": ")
+        parts.append(domain + colon + ", ".join(WHY.get(code, code) for code in codes.split(", ")))
+    return "; ".join(parts)

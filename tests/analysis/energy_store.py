@@ -136,7 +136,7 @@ class Store:
             return None, getattr(a, "reason", "pending"), None, None
         coverage = 1 - (b.gap_ns - a.gap_ns) / (t1 - t0) if t1 > t0 else None
         if a.holes != b.holes or a.in_hole or b.in_hole:
-            return None, "unbridged_gap", coverage, b.n - a.n
+            return None, "gap_without_counter", coverage, b.n - a.n
         return b.e_uj - a.e_uj, None, coverage, b.n - a.n
 
     def write(self, hour: int = HOUR, *, stale_seal: bool = False) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -231,7 +233,7 @@ def test_explain_names_the_counters_difference_gaps_and_what_is_unknown(
     assert "daemon_down, 10.000 s of it inside; the counter gives 1500.000000 J for all of it" in text
     assert "covered 33.3 % of the window" in text
     text = energyq("explain", "holed", "--store", root).stdout
-    assert "energy  unknown: unbridged_gap" in text
+    assert "energy  unknown: no counter bridges a gap inside it" in text
     assert "nothing bridges" in text
 
 
@@ -347,6 +349,26 @@ def test_beside_a_daemon_every_command_sees_what_it_holds(
     assert len(rows(energyq("runs", "--store", root).stdout)) == 2
     assert energyq("verify", "--store", root).returncode == 0
     assert energyq("stages", "--store", root).returncode == 0
+
+
+def test_on_a_terminal_the_table_is_the_default_and_no_color_is_honoured(root: Path) -> None:
+    def on_terminal(**env: str) -> str:
+        master, slave = pty.openpty()
+        command = [sys.executable, "-m", "energyq", "--store", str(root), "SELECT 7 AS n"]
+        with subprocess.Popen(command, stdout=slave, env=ENV | {"TERM": "xterm-256color"} | env) as process:
+            os.close(slave)
+            text = b""
+            with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
+                while piece := os.read(master, 4096):
+                    text += piece
+        os.close(master)
+        assert process.returncode == 0
+        return text.decode()
+
+    plain = on_terminal(NO_COLOR="1")
+    assert [line.strip() for line in plain.splitlines()][-1] == "7"
+    assert "─" in plain
+    assert "\x1b[3" not in plain
 
 
 def test_an_empty_store_has_no_latest_run(store: Store, energyq: Energyq) -> None:

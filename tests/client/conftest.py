@@ -7,9 +7,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import zmq
@@ -33,6 +35,28 @@ from energyd_client.protocol import (
 CLIENT_FOLDER = str(Path(energyd_client.__file__).parents[1])
 
 
+def violations(value: Any, hint: Any, where: str) -> list[str]:
+    """Where `value` breaks a type or Bound of protocol.py: a slow restatement of the daemon's decoder."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        found = violations(value, inner[0], where)
+        for bound in () if found else inner[1:]:
+            size = value if isinstance(value, int) else len(value)
+            low = bound.ge if isinstance(value, int) else bound.min_length
+            high = bound.le if isinstance(value, int) else bound.max_length
+            if (low is not None and size < low) or (high is not None and size > high):
+                found.append(f"{where}: {value!r:.80} is not within {low}..{high}")
+        return found
+    if origin in (Union, types.UnionType):
+        return min((violations(value, one, where) for one in inner), key=len)
+    if origin is dict and isinstance(value, dict):
+        pairs = [(inner[0], k) for k in value] + [(inner[1], v) for v in value.values()]
+        return [f for one, part in pairs for f in violations(part, one, where)]
+    if origin is list and isinstance(value, list):
+        return [f for part in value for f in violations(part, inner[0], where)]
+    return [] if type(value) is (origin or hint) else [f"{where}: {value!r:.80} is no {hint}"]
+
+
 class FakeDaemon:
     """Speaks ROUTER like energyd: welcomes, stores in memory, acks what it has stored, refuses on demand.
 
@@ -51,6 +75,7 @@ class FakeDaemon:
         )
         self.heard: list[Any] = []
         self.stored: dict[str, list[Any]] = {}
+        self.violations: list[str] = []
         self.most_unacked = 0
         self._last: dict[str, int] = {}
         self._say: list[bytes] = []
@@ -113,6 +138,10 @@ class FakeDaemon:
 
     def _take(self, router: Any, peer: bytes, message: Any, dirty: set[bytes]) -> None:
         self.heard.append(message)
+        hints = get_type_hints(type(message), include_extras=True)
+        for field in fields(message):
+            where = f"{message.TYPE}.{field.name}"
+            self.violations += violations(getattr(message, field.name), hints[field.name], where)
         if isinstance(message, Hello):
             if self.version_refused:
                 refusal = Refusal(
@@ -211,6 +240,7 @@ def daemon(workplace: Workplace) -> Iterator[FakeDaemon]:
     yield fake
     lifetime.close()  # while it can still answer
     fake.stop()
+    assert fake.violations == []
 
 
 @pytest.fixture
@@ -230,6 +260,7 @@ def make_daemon(workplace: Workplace) -> Iterator[Callable[..., FakeDaemon]]:
     lifetime.close()
     for fake in made:
         fake.stop()
+        assert fake.violations == []
 
 
 __all__ = ["Answer", "FakeDaemon", "Workplace"]

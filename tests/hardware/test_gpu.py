@@ -1,0 +1,16 @@
+"""Does what is said of hardware hold on this machine's GPU? Run by `make test-gpu`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.gpu
+def test_the_demos_ring_integral_agrees_with_two_counter_reads_within_one_percent() -> None:
+    script = Path(__file__).with_name("measured_demo.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
