@@ -43,14 +43,14 @@ def find_run(reader: Reader, word: str | None) -> str | None:
 
 
 def find_stage(reader: Reader, word: str) -> dict[str, Any]:
-    """The stage whose id is, or alone begins with, `word`. Raises NotFound."""
+    """The stage meant by an id, the beginning of one, or a name or path (its latest). Raises NotFound."""
     found = reader.sql(question("find_stage"), {"stage": word}).dicts()
     if not found:
         raise NotFound(
-            f"no stage's id begins with {word!r} in {reader.store}\n"
+            f"no stage is called or begins with {word!r} in {reader.store}\n"
             '  cure: energyq "SELECT stage_id, path FROM stages" lists them'
         )
-    if found[0]["stage_id"] != word and len(found) > 1:
+    if found[0]["found_by"] == "prefix" and len(found) > 1:
         raise NotFound(f"{word!r} begins {len(found)} stage ids\n  cure: one of {_few(found, 'stage_id')}")
     return found[0]
 

@@ -26,6 +26,18 @@ CREDIT: Final = 2_000
 """Markers a client may have unacknowledged (libzmq loses messages at a high-water mark)."""
 
 
+REFUSAL_CODES: Final = (
+    "malformed",
+    "unknown_type",
+    "oversize",
+    "version",
+    "hello_first",
+    "not_found",
+    "conflict",
+    "not_ready",
+)
+
+
 @dataclass(frozen=True)
 class Bound:
     """What a field may hold: lengths of strings, lists and maps; `ge` and `le` of numbers."""
@@ -267,7 +279,7 @@ class Refusal:
     """A message was refused; the daemon goes on. `field` names the culprit where there is one."""
 
     TYPE: ClassVar[str] = "error"
-    code: str  # malformed | unknown_type | oversize | version | hello_first | not_found | conflict
+    code: str  # one of REFUSAL_CODES
     message: str
     field: str | None = None
     seq: int | None = None

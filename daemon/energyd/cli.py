@@ -31,6 +31,7 @@ CONFIG: Final = 78
 
 START_WAIT_S: Final = 60.0
 STOP_WAIT_S: Final = 30.0
+FIRST_SAMPLES_S: Final = 10.0
 
 store_option = click.option(
     "--store",
@@ -233,10 +234,26 @@ def _spawn(config: Any, private: bool) -> None:
         child.wait()
         fail(news["message"], news["code"])
     child.returncode = 0  # it lives on; Popen must not complain of that
+    _await_samples(config.endpoint)
     click.echo(f"energyd runs (pid {news['pid']}), store {config.store}", err=True)
     if private:
         click.echo("programs and energyq find it by:", err=True)
         click.echo(f"export {endpoints.ENV_ENDPOINT}={config.endpoint} {endpoints.ENV_SPOOL}={config.spool}")
+
+
+def _await_samples(endpoint: str) -> None:
+    """Wait until every device has a sample, so that a program started next is measured from its first line.
+
+    CodeCarbon's estimate is the slow one: its imports take seconds.
+    """
+    deadline = time.monotonic() + FIRST_SAMPLES_S
+    while time.monotonic() < deadline:
+        body = _ask_status(endpoint)
+        answered = {d["domain"] for d in body["domains"]}
+        if {"gpu", "cpu"} <= answered and all(d["last_t_ns"] is not None for d in body["devices"]):
+            return
+        time.sleep(0.05)
+    click.echo("energyd: some devices have no sample yet; `energyd status` says which", err=True)
 
 
 def _read_news(fd: int) -> dict[str, Any] | None:

@@ -144,12 +144,14 @@ class DeviceLog:
             tot.cum_uj = int(cum[-1])
         else:
             p = steps_p.astype(np.int64)
-            half_pj = np.cumsum((p[:-1] + p[1:]) * np.diff(steps_t)) + tot.remainder
+            # One step fits 64 bits (half pJ), their sum does not beyond 4.6 MJ: add quotients and remainders.
+            uj, rest = np.divmod((p[:-1] + p[1:]) * np.diff(steps_t), HALF_PJ_PER_UJ)
+            rest = np.cumsum(rest) + tot.remainder
             cum[:first] = tot.cum_uj
-            cum[first:] = tot.cum_uj + half_pj // HALF_PJ_PER_UJ
-            if len(half_pj):
+            cum[first:] = tot.cum_uj + np.cumsum(uj) + rest // HALF_PJ_PER_UJ
+            if len(rest):
                 tot.cum_uj = int(cum[-1])
-                tot.remainder = int(half_pj[-1] % HALF_PJ_PER_UJ)
+                tot.remainder = int(rest[-1] % HALF_PJ_PER_UJ)
         tot.t_ns, tot.power_mw = int(t_ns[-1]), int(power_mw[-1])
         tot.n += len(t_ns)
         self._store(t_ns, power_mw, cum)

@@ -55,7 +55,7 @@ class Intake:
         spool: Path,
         inbox: Inbox,
         timeline: Timeline,
-        last_seq: dict[str, int],
+        stored_seq: dict[str, int],
         expected: set[str],
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -71,7 +71,7 @@ class Intake:
         self._spool = spool
         self._inbox = inbox
         self._timeline = timeline
-        self._last_seq = last_seq
+        self._stored_seq = stored_seq  # the recorder's: what a reconnecting client need not send again
         self._expected = expected  # clients with something open whom we have not heard yet
         self._expect_until = time.monotonic() + REJOIN_S
         self.peers = Peers()
@@ -199,7 +199,7 @@ class Intake:
     def _hello(self, identity: bytes, hello: p.Hello, address: str) -> None:
         peer = self.peers.welcome(identity, hello, address)
         self._expected.discard(peer.client)
-        last = self._last_seq.get(peer.client, 0)
+        last = self._stored_seq.get(peer.client, 0)
         self._send(
             identity,
             p.Welcome(p.VERSION, __version__, self._publish_endpoint, peer.clock_ok, p.CREDIT, last),
@@ -218,7 +218,7 @@ class Intake:
         self.refused[error.code] = self.refused.get(error.code, 0) + 1
         if self.refused[error.code] == 1:  # once a kind, or a hostile peer would fill the log
             log.warning("wire: refused a message of %s: %s", who, error)
-        self._send(identity, p.Refusal(error.code, str(error), error.field))
+        self._send(identity, p.Refusal(error.code, str(error), error.field, error.seq))
 
     def _speak(self) -> None:
         while self._outbox:

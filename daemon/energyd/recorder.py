@@ -83,7 +83,8 @@ class Recorder:
         self.tracker.restore(
             [Run.restore(r) for r in loaded.runs], [Stage.restore(*s) for s in loaded.stages]
         )
-        self.last_seq = loaded.last_seq
+        self.taken_seq = dict(loaded.last_seq)  # per client: what is in the batch or the store
+        self.stored_seq = loaded.last_seq  # per client: what is in the store; read by the wire thread
         self.sealed = loaded.sealed
         self.live = live
         self.degraded: str | None = None
@@ -203,12 +204,12 @@ class Recorder:
             self._voice.publish("devices", p.DeviceList(0, self.device_maps()))
 
     def _marker(self, incoming: Incoming) -> None:
-        last = self.last_seq.get(incoming.client, 0)
+        last = self.taken_seq.get(incoming.client, 0)
         seq = incoming.message.seq
         self._batch.clients[incoming.client] = max(last, seq)  # a duplicate is acknowledged again
         if seq <= last:
             return
-        self.last_seq[incoming.client] = seq
+        self.taken_seq[incoming.client] = seq
         self.markers += 1
         refusal = self.tracker.apply(incoming)
         if refusal is not None:
@@ -264,6 +265,7 @@ class Recorder:
             for device, added in batch.samples:
                 self.committed[device] = int(added.t_ns[-1])
             self._publish(batch)
+        self.stored_seq.update(batch.clients)
         self._voice.acknowledge(batch.clients)
         self.after_commit(True)
         return True

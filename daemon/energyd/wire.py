@@ -19,11 +19,12 @@ from energyd_client import protocol as p
 
 
 class WireError(Exception):
-    """A frame is refused. `code` and `field` go into the Refusal."""
+    """A frame is refused. `code`, `field` and `seq` (if it could be read) go into the Refusal."""
 
-    def __init__(self, code: str, message: str, field: str | None = None) -> None:
+    def __init__(self, code: str, message: str, field: str | None = None, seq: int | None = None) -> None:
         self.code = code
         self.field = field
+        self.seq = seq
         super().__init__(message)
 
 
@@ -47,17 +48,17 @@ def decode(frame: bytes | memoryview) -> p.Message:
 def _explain(frame: bytes | memoryview, error: msgspec.ValidationError) -> WireError:
     """A refusal that names the field; a HELLO of another version is told just that."""
     text = str(error)
-    version = _foreign_version(frame)
-    if version is not None:
-        return _version(version)
+    peek = _peek(frame)
+    if peek.type == p.Hello.TYPE and peek.v is not None and peek.v != p.VERSION:
+        return _version(peek.v)
     if "Invalid value" in text and text.endswith("`$.type`"):
-        return WireError("unknown_type", text, "type")
+        return WireError("unknown_type", text, "type", peek.seq)
     unknown = re.search(r"unknown field `([^`]+)`", text)
     missing = re.search(r"missing required field `([^`]+)`", text)
     path = re.search(r"at `(?:key in )?\$\.?([^`]*)`", text)
     found = unknown or missing
     field = found.group(1) if found else (path.group(1) if path else None)
-    return WireError("malformed", text, field or None)
+    return WireError("malformed", text, field or None, peek.seq)
 
 
 def _version(theirs: int) -> WireError:
@@ -66,18 +67,18 @@ def _version(theirs: int) -> WireError:
 
 
 class _Peek(msgspec.Struct):
-    """Just enough of a HELLO to read its version, whatever else its protocol put there."""
+    """What can be read of a refused message: a HELLO's version, the marker that a client must give up."""
 
-    type: str
-    v: int
+    type: str = ""
+    v: int | None = None
+    seq: Annotated[int, msgspec.Meta(ge=1, le=p.I64_MAX)] | None = None
 
 
-def _foreign_version(frame: bytes | memoryview) -> int | None:
+def _peek(frame: bytes | memoryview) -> _Peek:
     try:
-        peek = msgspec.msgpack.decode(frame, type=_Peek)
+        return msgspec.msgpack.decode(frame, type=_Peek)
     except Exception:  # not even that
-        return None
-    return peek.v if peek.type == p.Hello.TYPE and peek.v != p.VERSION else None
+        return _Peek()
 
 
 @cache

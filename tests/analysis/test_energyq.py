@@ -248,7 +248,7 @@ def test_explain_of_an_open_stage_and_of_an_unknown_one(store: Store, energyq: E
     assert "still open: no energy yet" in done.stdout
     done = energyq("explain", "nope", "--store", root)
     assert done.returncode == 1
-    assert "no stage's id begins with 'nope'" in done.stderr
+    assert "no stage is called or begins with 'nope'" in done.stderr
 
 
 def test_verify_finds_every_energy_the_same(root: Path, energyq: Energyq) -> None:

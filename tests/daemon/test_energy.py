@@ -71,6 +71,11 @@ def test_the_integral_does_not_depend_on_how_the_samples_were_batched() -> None:
     assert whole.totals.cum_uj == half_pj // HALF_PJ_PER_UJ
 
 
+def test_twelve_hours_in_one_batch_do_not_overflow() -> None:
+    log = log_of(list(np.arange(0, 12 * 3600) * S), [700_000] * (12 * 3600), max_step_ns=2 * S)
+    assert log.totals.cum_uj == (12 * 3600 - 1) * 700_000_000
+
+
 def test_an_instant_without_a_following_sample_is_pending_and_one_before_the_first_is_missing() -> None:
     log = log_of([10 * S, 10 * S + 20 * MS], [1000, 1000])
     assert log.edge_at(10 * S + 21 * MS) is None

@@ -60,6 +60,7 @@ def test_every_message_of_the_protocol_comes_back_as_it_was_packed() -> None:
 def test_a_wrong_field_is_refused_by_its_name(change: dict[str, Any], code: str, field: str) -> None:
     error = refused({**END, **change})
     assert (error.code, error.field) == (code, field)
+    assert error.seq == (None if field == "seq" else 1)  # so that the sender can give that marker up
 
 
 def test_a_missing_field_is_refused_by_its_name() -> None:

@@ -81,9 +81,8 @@ def main() -> int:
     print(energyd("energyq", "--store", store, "verify"))
     print(f"GPU              {name}, driver {driver}")
     print(f"window           {(t1 - t0) / 1e9:.3f} s around the run, from one step of the counter to another")
-    print(
-        f"ring samples     {kept['n']} ({(t1 - t0) / 1e6 / int(str(kept['n'])):.2f} ms apart), gaps {gaps['n']}"
-    )
+    apart_ms = (t1 - t0) / 1e6 / int(str(kept["n"]))
+    print(f"ring samples     {kept['n']} ({apart_ms:.2f} ms apart), gaps {gaps['n']}")
     print(f"two counter reads{counter_j:12.2f} J")
     print(f"ring integral    {ring_j:12.2f} J")
     print(f"difference       {100 * error:+.3f} %  (limit {100 * LIMIT:.0f} %)")
