@@ -312,6 +312,9 @@ class Recorder:
                 device_log.trim(end)
             self.hour = int(self._store.meta("hour") or self.hour + 1)
             self.finals.clear()
+            # One switch for readers: what the old live files and `recent` hold is in sealed files now.
+            self.live.retire()
+            self.recent = {t: [] for t in TABLES}
 
     def unsealed(self) -> Arrays:
         """Committed samples that no sealed file holds, in (device, t_ns) order."""

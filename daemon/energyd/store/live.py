@@ -53,8 +53,13 @@ class LiveFiles:
             write_catalogue(self._layout.root, hour, new)
         except (duckdb.Error, OSError) as error:
             raise StoreError(str(error).splitlines()[0]) from error
-        self._doom(list(self.current.values()))
+        self.retire()
         self.current = new
+
+    def retire(self) -> None:
+        """The hour of the live files is sealed: name them no more."""
+        self._doom(list(self.current.values()))
+        self.current = {}
 
     def _write_samples(self, samples: Arrays, relative: str) -> None:
         arrays = {
