@@ -313,7 +313,7 @@ class Recorder:
             self.hour = int(self._store.meta("hour") or self.hour + 1)
             self.finals.clear()
             # One switch for readers: what the old live files and `recent` hold is in sealed files now.
-            self.live.retire()
+            self.live.switch({})
             self.recent = {t: [] for t in TABLES}
 
     def unsealed(self) -> Arrays:
@@ -332,12 +332,13 @@ class Recorder:
         with self.lock:
             samples = self.unsealed()
         try:
-            self.live.export(self._store, samples, self.hour, self.timeline.now_ns())
+            written = self.live.export(self._store, samples, self.hour, self.timeline.now_ns())
         except StoreError as error:
             log.error("store: cannot write the live files: %s", error)
             self.degraded = f"store: {error}"
             return
-        with self.lock:
+        with self.lock:  # one switch: a reader sees the old files and their tail, or the new ones
+            self.live.switch(written)
             for device, t_ns, _, _ in samples:
                 self._exported[device] = int(t_ns[-1])
             self.recent = {t: [] for t in TABLES}

@@ -82,7 +82,9 @@ def test_sealing_moves_an_hours_samples_and_all_other_rows_and_keeps_devices(
         samples=[samples(T0 + HOUR_NS - 100_000_000, 10)],
         rows={"markers": [marker(k) for k in range(5)], "devices": [device]},
         clients={"c": 4},
+        now_ns=T0,
     )
+    store.commit(Batch(clients={"long silent": 9}, now_ns=T0 - 8 * 86_400_000_000_000))
     store.commit(batch)
     sealed = store.seal(HOUR, HOUR + 1)
     assert sealed["samples"] == layout.sealed("samples", HOUR)
@@ -94,7 +96,7 @@ def test_sealing_moves_an_hours_samples_and_all_other_rows_and_keeps_devices(
     assert store.fetch("SELECT count(*), min(t_ns) FROM samples") == [(5, T0 + HOUR_NS)]
     assert store.fetch("SELECT count(*) FROM markers") == [(0,)]
     assert store.fetch("SELECT count(*) FROM devices") == [(1,)]
-    assert store.fetch("FROM clients") == [("c", 4, 0)]
+    assert store.fetch("FROM clients") == [("c", 4, T0)]
     assert store.meta("hour") == str(HOUR + 1)
 
 
@@ -143,7 +145,7 @@ while True:
     t = hour * HOUR_NS + seq * 1_000_000 + np.arange(50) * 1000
     rows = [("c", seq + k, 1, 1, "count", "r", "s", "{}", 0, 0, 1) for k in range(1, 21)]
     added = Appended(t, np.full(50, 7, np.int32), np.arange(50))
-    store.commit(Batch(samples=[(0, added)], rows={"markers": rows}, clients={"c": seq + 20}))
+    store.commit(Batch(samples=[(0, added)], rows={"markers": rows}, clients={"c": seq + 20}, now_ns=int(t[0])))
     seq += 20
     print(seq, flush=True)
     if seq % 400 == 0:

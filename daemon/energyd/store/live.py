@@ -33,8 +33,8 @@ class LiveFiles:
         leftover = [f"live/{p.name}" for p in folder.iterdir()]
         self._doom(leftover)
 
-    def export(self, store: HotStore, samples: Arrays, hour: int, now_ns: int) -> None:
-        """Write the unsealed hour as it is now. Raises StoreError; the files before stay."""
+    def export(self, store: HotStore, samples: Arrays, hour: int, now_ns: int) -> dict[str, str]:
+        """Write the unsealed hour as it is now; {table: path}, for `switch`. Raises StoreError."""
         generation = now_ns // 1_000_000
         new: dict[str, str] = {}
         try:
@@ -53,13 +53,12 @@ class LiveFiles:
             write_catalogue(self._layout.root, hour, new)
         except (duckdb.Error, OSError) as error:
             raise StoreError(str(error).splitlines()[0]) from error
-        self.retire()
-        self.current = new
+        return new
 
-    def retire(self) -> None:
-        """The hour of the live files is sealed: name them no more."""
+    def switch(self, new: dict[str, str]) -> None:
+        """Name other files from now on; those before go after the grace."""
         self._doom(list(self.current.values()))
-        self.current = {}
+        self.current = new
 
     def _write_samples(self, samples: Arrays, relative: str) -> None:
         arrays = {

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import numpy as np
@@ -30,6 +30,10 @@ CREATE TABLE IF NOT EXISTS memos (stage_id VARCHAR, memo VARCHAR);
 CREATE TABLE IF NOT EXISTS clients (client VARCHAR, seq BIGINT, t_ns BIGINT);
 CREATE TABLE IF NOT EXISTS totals (device UTINYINT, state VARCHAR);
 """
+
+
+CLIENT_MEMORY_NS: Final = 7 * 86_400_000_000_000
+"""How long a silent client's last number is kept to tell duplicates: longer than any spool lies unseen."""
 
 
 class StoreError(Exception):
@@ -127,6 +131,7 @@ class HotStore:
                 sealed[table] = relative
                 if table not in KEPT:
                     self.con.execute(f"DELETE FROM {table} {where}")
+            self.con.execute("DELETE FROM clients WHERE t_ns < ?", [hi - CLIENT_MEMORY_NS])
             self._set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
             for tmp, final in tmps:
                 sync(tmp)
