@@ -246,9 +246,16 @@ def _await_samples(endpoint: str) -> None:
 
     CodeCarbon's estimate is the slow one: its imports take seconds.
     """
+    from energyd_client.errors import EnergydError
+    from energyd_client.protocol import AskStatus
+    from energyd_client.request import ask
+
     deadline = time.monotonic() + FIRST_SAMPLES_S
     while time.monotonic() < deadline:
-        body = _ask_status(endpoint)
+        try:
+            body = ask(endpoint, AskStatus(req=1), timeout_s=5)
+        except EnergydError:
+            return  # a trace played once may be over already
         answered = {d["domain"] for d in body["domains"]}
         if {"gpu", "cpu"} <= answered and all(d["last_t_ns"] is not None for d in body["devices"]):
             return

@@ -145,7 +145,8 @@ while True:
     t = hour * HOUR_NS + seq * 1_000_000 + np.arange(50) * 1000
     rows = [("c", seq + k, 1, 1, "count", "r", "s", "{}", 0, 0, 1) for k in range(1, 21)]
     added = Appended(t, np.full(50, 7, np.int32), np.arange(50))
-    store.commit(Batch(samples=[(0, added)], rows={"markers": rows}, clients={"c": seq + 20}, now_ns=int(t[0])))
+    last = {"c": seq + 20}
+    store.commit(Batch(samples=[(0, added)], rows={"markers": rows}, clients=last, now_ns=int(t[0])))
     seq += 20
     print(seq, flush=True)
     if seq % 400 == 0:
