@@ -111,7 +111,8 @@ class Outbox:
             notes.warn_once(
                 "unspooled",
                 f"energyd: markers are sent but not kept on disk: {self.spool.reason}\n"
-                "they are lost if this process and the daemon die together; see: energyd doctor",
+                "they are lost if this process and the daemon die together\n"
+                "cure: ENERGYD_SPOOL=DIR with a folder that you may write",
             )
 
     def refill(self) -> None:

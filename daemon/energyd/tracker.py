@@ -71,18 +71,9 @@ class Tracker:
             self._end_if_orphaned(run, t_ns)
         self._processes.pop(client, None)
 
-    def live_clients(self) -> set[str]:
-        """Clients that have something open."""
-        open_stages = {s.client for s in self.stages.values() if s.t1_ns is None}
-        return open_stages | {r.client for r in self.runs.values() if r.client and not r.orphan}
-
     def active(self) -> Iterator[Stage]:
         """Stages that are not final, oldest first."""
         return iter(list(self.stages.values()))
-
-    def run_of(self, stage: Stage) -> Run | None:
-        """The run of a stage, while it is open."""
-        return self.runs.get(stage.run_id)
 
     def finish(self, stage: Stage) -> None:
         """Its energy is known: write the final row and forget it."""

@@ -82,9 +82,9 @@ def test_rows_of_simulated_power_say_so_and_equal_the_closed_form(daemon: Daemon
 
 def test_a_program_that_began_before_the_daemon_is_stored_when_it_comes(daemon: Daemon) -> None:
     process = daemon.program(
-        "import sys\nwith energy.run('early') as run:\n"
+        "with energy.run('early') as run:\n"
         "    with run.stage('first'): time.sleep(0.1)\n"
-        "    sys.stdin.readline() if False else time.sleep(4)\n"
+        "    time.sleep(4)\n"
         "    with run.stage('second'): time.sleep(0.5)\n"
         "print(run.run_id)"
     )

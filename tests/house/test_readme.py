@@ -21,7 +21,7 @@ def words(page: Path) -> str:
 
 def code(page: Path) -> str:
     """What the page shows as something to type: code blocks and `code`."""
-    text = words(page)
+    text = re.sub(r"<!-- demo begin.*?demo end -->", "", words(page), flags=re.DOTALL)  # printed, not typed
     blocks = re.findall(r"```(?:sh|bash|console|shell)?\n(.*?)```", text, re.DOTALL)
     return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", text)])
 

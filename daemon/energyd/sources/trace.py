@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from energyd.sources import SourceError
 
 COUNTER_EVERY_NS: Final = 1_000_000_000
-_CURE: Final = "A trace is a folder with ring.csv.gz or polled.csv.gz, as `energyd record` writes it."
+_CURE: Final = "A trace is a folder with ring.csv.gz or polled.csv.gz (columns: tests/traces/README.md)."
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class StoreUnreadable(ReadError):
     def __init__(self, store: Path, why: str) -> None:
         self.store = store
         super().__init__(
-            f"cannot read the store {store}: {why}\n  cure: try again; if it stays, `energyd recover`"
+            f"cannot read the store {store}: {why}\n"
+            "  cure: try again; if it stays, move the damaged file aside"
         )
 
 
