@@ -15,7 +15,7 @@ need() { # package, then a command that succeeds when it is there
   shift
   "$@" >/dev/null 2>&1 || missing+=("$package")
 }
-compiles_c() { echo '#include <stdio.h>' | gcc -E - ; }
+compiles_c() { gcc -E - <<<'#include <stdio.h>'; } # no pipe: a compiler that reads nothing must not count as broken
 
 need python3-venv "$python" -c 'import ensurepip, venv'
 case ${1:-test} in
