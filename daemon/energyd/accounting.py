@@ -202,6 +202,10 @@ class Accountant:
                     other.sharers.setdefault(device, set()).add(stage.run_id)
                     stage.sharers.setdefault(device, set()).add(other.run_id)
                 self._tracker.touched.add(other.stage_id)
+                union = other.overlaps.get(device)
+                if union is not None and len(union.spans) > FOLD_AT:
+                    later = [s for s in self._tracker.active() if s is not stage and not s.related(other)]
+                    union.fold(min([stage.t1_ns, *(s.t0_ns for s in later)]))
         return stage.sharers
 
     def _clipped(self, stage: Stage, to: Stage, device: int, end: Edge | Missing) -> Span:

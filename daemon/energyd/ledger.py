@@ -34,6 +34,7 @@ class _Hold:
     reason: str
     reset: bool
     since_ns: int
+    resets: int  # of the counter, when the gap began
     t_ns: list[I64] = field(default_factory=list)
     power_mw: list[I32] = field(default_factory=list)
 
@@ -191,7 +192,7 @@ class Ledger:
             reason, forced = book.soft_reason or "late", book.forced
             book.soft_reason, book.forced = None, False
             if not forced and energy_uj is None and book.track.reads:
-                book.hold = _Hold(reason, forced, now_ns)
+                book.hold = _Hold(reason, forced, now_ns, book.resets)
                 continue
             # RAPL's own counter tells what the step cost, unless the step began in another daemon.
             own = energy_uj is not None and not forced and reason == "late"
@@ -217,7 +218,7 @@ class Ledger:
         elif after is not None:
             hold.reason = "reset"
             book.resets += 1
-        elif now_ns < hold.since_ns + HOLD_NS and book.resets == 0:
+        elif now_ns < hold.since_ns + HOLD_NS and book.resets == hold.resets:
             return
         book.hold = None
         self._end_gap(device, book, int(t_ns[0]), int(power_mw[0]), hold.reason, bridged)

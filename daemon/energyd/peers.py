@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +95,14 @@ def dead_spools(folder: Path) -> Iterator[DeadSpool]:
         return
     for path in paths:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             continue  # not ours to read, or gone
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             owner = os.fstat(fd)
+            if not stat.S_ISREG(owner.st_mode):
+                continue  # a pipe under that name must not hold us
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             hello, markers = _messages(fd)
         except OSError:
             continue  # its process lives

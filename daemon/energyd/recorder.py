@@ -113,6 +113,7 @@ class Recorder:
         self.recent: dict[str, list[tuple[Any, ...]]] = {t: [] for t in TABLES}
         self._next_export = time.monotonic()
         self._next_clock = 0.0
+        self._next_seal = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="recorder")
 
@@ -131,10 +132,8 @@ class Recorder:
         self._thread.join()
 
     def _loop(self) -> None:
-        next_tick = time.monotonic()
         while not self._stop.is_set():
-            next_tick = max(next_tick + COMMIT_S, time.monotonic())
-            self.inbox.bell.wait(max(0.0, next_tick - time.monotonic()))
+            self.inbox.bell.wait(COMMIT_S)
             self.inbox.bell.clear()
             try:
                 self.tick()
@@ -168,7 +167,7 @@ class Recorder:
             if isinstance(incoming, ClientGone):
                 self.tracker.client_gone(incoming.client, incoming.t_ns, incoming.doubt_ns)
             else:
-                self._marker(incoming)
+                self._marker_safely(incoming)
         self.accountant.resolve_begins()
         newest = max([now_ns, *(log.last_t_ns or 0 for log in self.ledger.logs.values())])
         self._settled.update(self.accountant.settle(newest if self._trace.playing else now_ns))
@@ -202,6 +201,18 @@ class Recorder:
             for device, info in self.ledger.infos.items():
                 self.accountant.origins[device] = (info.source, info.origin, info.period_ns)
             self._voice.publish("devices", p.DeviceList(0, self.device_maps()))
+
+    def _marker_safely(self, incoming: Incoming) -> None:
+        """A marker that trips over a bug is refused and logged; those behind it are taken."""
+        try:
+            self._marker(incoming)
+        except Exception:
+            log.exception("recorder: a marker failed: %r", incoming.message)
+            self.refused += 1
+            refusal = p.Refusal(
+                "malformed", "the daemon failed on it, see its log", None, incoming.message.seq
+            )
+            self._voice.refuse(incoming.client, refusal)
 
     def _marker(self, incoming: Incoming) -> None:
         last = self.taken_seq.get(incoming.client, 0)
@@ -289,7 +300,8 @@ class Recorder:
     def _due(self, now_ns: int) -> bool:
         """Seal if an hour has passed; whether an export is due."""
         hour = (now_ns - SEAL_AFTER_NS) // HOUR_NS
-        if hour > self.hour:
+        if hour > self.hour and time.monotonic() >= self._next_seal:
+            self._next_seal = time.monotonic() + EXPORT_S  # one that fails is not tried at every commit
             self._seal(hour)
             return True
         return time.monotonic() >= self._next_export

@@ -139,7 +139,7 @@ class Tracker:
 
     def _end(self, incoming: Incoming, m: p.StageEnd) -> p.Refusal | None:
         stage = self.stages.get(m.stage_id)
-        if stage is None or stage.t1_ns is not None:
+        if stage is None or stage.t1_ns is not None or stage.run_id != m.run_id:
             return _refuse(
                 m, "not_found", f"no open stage {m.stage_id}: ended twice, or never begun", "stage_id"
             )
@@ -149,7 +149,7 @@ class Tracker:
 
     def _count(self, incoming: Incoming, m: p.Count) -> p.Refusal | None:
         stage = self.stages.get(m.stage_id)
-        if stage is None:
+        if stage is None or stage.run_id != m.run_id:
             return _refuse(m, "not_found", f"no open stage {m.stage_id} to count on", "stage_id")
         for unit, n in m.counts.items():
             stage.counts[unit] = stage.counts.get(unit, 0) + n

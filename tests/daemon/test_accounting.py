@@ -129,6 +129,27 @@ def test_a_million_steps_do_not_stay_in_memory(machine: Machine) -> None:
     assert machine.settle(4_001)["train", 0]["self_uj"] == pytest.approx(200_000_000_000, abs=4_000)
 
 
+def test_many_short_stages_of_another_run_do_not_stay_in_a_long_ones_memory(machine: Machine) -> None:
+    machine.begin(0, "long")
+    machine.sample(0, 1_000)
+    for k in range(500):
+        machine.begin(k + 0.25, f"x{k}", client="d", run_id="other")
+        machine.end(k + 0.75, f"x{k}", client="d", run_id="other")
+        machine.settle(k + 1)
+    assert len(machine.tracker.stages["long"].overlaps[0].spans) < 100
+    machine.end(500, "long")
+    row = machine.settle(501)["long", 0]
+    assert row["overlap_ns"] == 250 * S
+    assert row["exclusive_uj"] == pytest.approx(25_000_000_000, abs=1_000)
+
+
+def test_another_runs_marker_does_not_end_or_count_on_a_stage(machine: Machine) -> None:
+    machine.begin(1, "train")
+    refusal = machine.end(2, "train", run_id="other", client="evil")
+    assert refusal is not None
+    assert machine.tracker.stages["train"].t1_ns is None
+
+
 def test_a_child_still_running_when_its_parent_ends_counts_up_to_that_end(machine: Machine) -> None:
     machine.begin(0, "parent")
     machine.begin(4, "child", "parent")
