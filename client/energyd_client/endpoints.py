@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -40,7 +41,20 @@ def state_dir() -> Path:
 
 
 def default_store() -> Path:
-    """The store that a daemon without `--store` keeps."""
+    """The store of the daemon that ENERGYD_ENDPOINT names (its socket's lock says which), else the machine's.
+
+    A private daemon's socket lies in its store, so that the store is found after the daemon's end too.
+    """
+    path = ipc_path(os.environ.get(ENV_ENDPOINT) or "")
+    if path is not None:
+        try:
+            said = re.search(r'"store": "([^"]+)"', Path(f"{path}.lock").read_text())
+        except OSError:
+            said = None
+        if said:
+            return Path(said.group(1))
+        if (path.parent / "hot.duckdb").exists():
+            return path.parent
     return state_dir() / "store"
 
 

@@ -138,3 +138,15 @@ def test_live_subscribers_get_numbered_samples_and_the_last_values_at_once(daemo
     assert any(isinstance(m, protocol.Health) for m in seen)
     assert any(isinstance(m, protocol.DeviceList) for m in seen)
     daemon.stop()
+
+
+def test_what_start_tells_to_export_is_enough_for_energyq_status_and_stop(daemon: Daemon) -> None:
+    daemon.start(source="simulated")
+    daemon.finish("with energy.run('r') as run:\n    with run.stage('a'): time.sleep(0.2)\n")
+    wait_for(lambda: daemon.query("FROM stages WHERE state = 'final'"))
+    found = daemon.run("energyq", "--format", "json", "SELECT name FROM stages")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout) == [{"name": "a"}]
+    assert daemon.run("energyd", "status").returncode == 0
+    stopped = daemon.run("energyd", "stop")
+    assert stopped.returncode == 0, stopped.stderr
