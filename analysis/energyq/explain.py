@@ -120,9 +120,9 @@ def _counter(d: Row) -> Iterator[str]:
     if reads is None:
         yield "  counter no read inside"
     else:
-        first = f"{reads['first_mj']} mJ at t0 + {(reads['first_ns'] - d['t0_ns']) / 1e9:.3f} s"
+        first = f"{reads['first_mj']} mJ at t0 {(reads['first_ns'] - d['t0_ns']) / 1e9:+.3f} s"
         last = f"{reads['last_mj']} mJ at t1 − {(d['t1_ns'] - reads['last_ns']) / 1e9:.3f} s"
-        yield f"  counter {reads['n_reads']} reads inside, from {first} to {last}"
+        yield f"  counter {reads['n_reads']} reads inside; used: {first} and {last}"
         if reads["first_cum_uj"] is not None and reads["last_cum_uj"] is not None:
             yield f"          the integral at those: {reads['first_cum_uj']} µJ and {reads['last_cum_uj']} µJ"
     if d["counter_j"] is not None and d["energy_j"] is not None:

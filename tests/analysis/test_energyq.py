@@ -205,7 +205,7 @@ def test_explain_shows_all_that_is_needed_to_redo_the_number_by_hand(root: Path,
     assert "b: 13,000,000 ns after t0, 200,000 mW, cum 204000000 µJ" in text
     assert "u = 7000000, D = 20000000; E(t0) = 201400000 µJ" in text
     assert "E(t1) − E(t0) = 3,798,600,000 µJ = 3798.600000 J from raw samples: the same" in text
-    assert "2 reads inside, from 1000000 mJ at t0 + 1.993 s to 2616000 mJ at t1 − 9.000 s" in text
+    assert "2 reads inside; used: 1000000 mJ at t0 +1.993 s and 2616000 mJ at t1 − 9.000 s" in text
     facts = json.loads(energyq("explain", "st1111-train", "--store", root, "--format", "json").stdout)
     edge = facts["devices"][0]["begin"]
     step_uj, share = (
