@@ -42,7 +42,6 @@ class Loaded:
     boot_offset_ns: int | None
     same_boot: bool  # the last daemon ran in this boot
     newest_t_ns: int | None
-    lost_until_ns: int | None  # a live file is newer than hot.duckdb: its end was lost
 
 
 def load(layout: Layout, store: HotStore, boot_id: str, current_hour: int) -> Loaded:
@@ -72,7 +71,6 @@ def load(layout: Layout, store: HotStore, boot_id: str, current_hour: int) -> Lo
         boot_offset_ns=offsets.get(boot_id),
         same_boot=bool(boots) and boots[-1][0] == boot_id,
         newest_t_ns=max((t for t in (newest, live) if t is not None), default=None),
-        lost_until_ns=lost,
     )
 
 

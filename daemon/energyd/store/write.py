@@ -19,7 +19,7 @@ import duckdb
 import numpy as np
 
 from energyd.energy import Appended, Totals
-from energyd.store import KEPT, TABLES, Layout
+from energyd.store import HOUR_NS, KEPT, TABLES, Layout
 from energyd.store.columns import SCHEMA_SQL, casts, schema, to_numpy
 
 _STATE_SQL = """
@@ -112,7 +112,7 @@ class HotStore:
         Samples by their time; all other tables whole (a late marker's row goes to the hour of its
         commit). Then `meta.hour` is the first hour that is not sealed.
         """
-        hi = (hour + 1) * 3_600_000_000_000
+        hi = (hour + 1) * HOUR_NS
         sealed: dict[str, str] = {}
         tmps: list[tuple[Path, Path]] = []
         try:
@@ -195,7 +195,7 @@ class HotStore:
 
     def _oldest_hour(self, default: int) -> int:
         found = self.con.execute("SELECT min(t_ns) FROM samples").fetchone()
-        return default if found is None or found[0] is None else int(found[0]) // 3_600_000_000_000
+        return default if found is None or found[0] is None else int(found[0]) // HOUR_NS
 
     def _set_meta(self, key: str, value: str) -> None:
         self.con.execute("DELETE FROM meta WHERE k = ?", [key])
