@@ -158,6 +158,7 @@ class Accountant:
         return (
             stage.run_id, stage.stage_id, device, stage.t0_ns, stage.t1_ns, energy, counter, self_uj,
             exclusive, overlap_ns, coverage, n, None, None, source, sorted(flags), reason,
+            None if energy is None else "integral", energy, None, None, None,
         )  # fmt: skip
 
     def _children(self, stage: Stage, device: int, end: Edge) -> int | None:

@@ -93,8 +93,14 @@ class Ledger:
             self._row(
                 "devices",
                 (device, now_ns, info.uuid, info.domain, info.name, info.source, info.origin, info.period_ns,
-                 info.max_step_ns, info.lag_ns, info.depth, info.power_limit_mw, info.driver),
+                 info.max_step_ns, info.lag_ns, info.depth, info.power_limit_mw, info.driver, info.accuracy),
             )  # fmt: skip
+            for s in info.sensors:
+                self._row(
+                    "sensors",
+                    (device, now_ns, s.sensor, s.state, s.period_ns, s.lag_ns, s.depth, s.call_us,
+                     s.call_max_us, s.agreement, s.reason),
+                )  # fmt: skip
         for domain in domains:
             if self.domain_infos.get(domain.domain) != domain:
                 changed = True

@@ -31,7 +31,7 @@ def test_views_and_macros_answer_the_same_as_the_reader(filled: Store) -> None:
         "FROM stage_totals ORDER BY stage_id",
         "FROM run_totals",
         f"SELECT energy_j(0, {T0 + HOUR_NS - 7}, {T0 + 2 * HOUR_NS + 3 * S})",
-        "WITH w AS (SELECT device, t0_ns, t1_ns FROM stage_energy) FROM integrate('w')",
+        "WITH w AS (SELECT device, t0_ns, t1_ns FROM stage_energy) FROM integrate('w') ORDER BY ALL",
     ]
     with duckdb.connect(root / "energy.duckdb", read_only=True) as con, open_reader(root) as reader:
         for query in queries:

@@ -14,7 +14,7 @@ from energyd.store.read import open_reader
 STAGE_ENERGY = [
     "run_id", "stage_id", "parent_id", "stage", "device", "domain", "t0_ns", "t1_ns", "energy_j", "counter_j",
     "self_j", "exclusive_j", "overlap_s", "mean_w", "coverage", "n_samples", "u_random_j", "u_total_j",
-    "source", "flags",
+    "source", "flags", "method", "integral_j", "u_integral_j", "u_counter_j", "reason", "note",
 ]  # fmt: skip
 
 

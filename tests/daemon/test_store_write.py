@@ -43,8 +43,9 @@ def marker(seq: int, client: str = "c") -> tuple[object, ...]:
 
 
 def test_every_table_takes_its_rows_with_nulls_lists_and_json(store: HotStore) -> None:
-    energy = ("r", "s", 0, 1, 2, None, None, None, None, 0, None, None, None, None, "ring", ["a", "b"], "why")
-    nothing = (*energy[:15], [], None)
+    energy = ("r", "s", 0, 1, 2, None, None, None, None, 0, None, None, None, None, "ring", ["a", "b"], "why",
+              "integral", None, None, None, None)  # fmt: skip
+    nothing = (*energy[:15], [], None, *energy[17:])
     run = ("r", "n", 1, None, "open", '{"seed": 0}', "{}", None, "c", 0, 1)
     store.commit(Batch(rows={"energies": [energy, nothing], "markers": [marker(1)], "runs_log": [run]}))
     assert store.fetch("SELECT flags, reason, energy_uj FROM energies") == [
@@ -65,6 +66,19 @@ def test_an_open_row_is_replaced_and_removed_when_it_closes(store: HotStore) -> 
     assert store.fetch("SELECT count(*) FROM memos") == [(0,)]
 
 
+def test_a_store_of_an_older_release_gets_the_columns_and_tables_that_have_come_since(layout: Layout) -> None:
+    old = HotStore(layout)
+    old.hour(HOUR)
+    old.con.execute("ALTER TABLE energies DROP COLUMN note; DROP TABLE sensors")
+    old.close()
+    new = HotStore(layout)
+    row = ("r", "s", 0, 1, 2, *[None] * 10, [], None, "integral", 7, None, None, "odd")
+    new.commit(Batch(rows={"energies": [row], "sensors": [(0, T0, "ring", "answers", *[None] * 7)]}))
+    assert new.fetch("SELECT integral_uj, note FROM energies") == [(7, "odd")]
+    assert new.fetch("SELECT sensor FROM sensors") == [("ring",)]
+    new.con.close()
+
+
 def test_a_refused_commit_writes_nothing_and_the_next_one_works(store: HotStore) -> None:
     bad = ("c", 2, T0, T0, "count", "r", "s", "{not json", 0, 0, 1)
     with pytest.raises(StoreError):
@@ -77,7 +91,7 @@ def test_a_refused_commit_writes_nothing_and_the_next_one_works(store: HotStore)
 def test_sealing_moves_an_hours_samples_and_all_other_rows_and_keeps_devices(
     store: HotStore, layout: Layout
 ) -> None:
-    device = (0, T0, "GPU-a", "gpu", "H100", "ring", "measured", 1, 2, 0, 119, None, None)
+    device = (0, T0, "GPU-a", "gpu", "H100", "ring", "measured", 1, 2, 0, 119, None, None, 0.05)
     batch = Batch(
         samples=[samples(T0 + HOUR_NS - 100_000_000, 10)],
         rows={"markers": [marker(k) for k in range(5)], "devices": [device]},
@@ -114,7 +128,7 @@ def test_a_sealed_file_of_an_hour_that_was_not_committed_is_removed_at_start(
 
 
 def test_what_an_earlier_daemon_left_is_taken_over(store: HotStore, layout: Layout) -> None:
-    device = (0, T0, "GPU-a", "gpu", "H100", "ring", "measured", 20, 100, 0, 119, None, None)
+    device = (0, T0, "GPU-a", "gpu", "H100", "ring", "measured", 20, 100, 0, 119, None, None, 0.05)
     gap = (0, T0, T0 + 5, "late", None)
     store.commit(
         Batch(

@@ -12,7 +12,7 @@ import pytest
 STORE = Path(__file__).parents[2] / "daemon" / "energyd" / "store"
 UNITS = {
     "_ns": "ns", "_mw": "mW", "_uj": "µJ", "_mj": "mJ", "_c": "°C", "_mhz": "MHz",
-    "_bytes": "bytes", "_bits": "bit", "_j": "J", "_w": "W", "_s": "s",
+    "_bytes": "bytes", "_us": "µs", "_percent": "%", "_bits": "bit", "_j": "J", "_w": "W", "_s": "s",
 }  # fmt: skip
 NUMBERS = {
     "TINYINT",
@@ -29,6 +29,7 @@ NUMBERS = {
 # Numbers that count or name things, and so have no unit: their comments say what they are.
 UNITLESS = {
     "device", "depth", "seq", "uid", "gid", "pid", "n", "n_samples", "value", "coverage", "segment",
+    "accuracy", "agreement",
 }  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def test_every_number_has_its_unit_in_its_name_and_the_same_one_in_its_comment(
         suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if column.endswith(s)), None)
         if suffix is None:
             wrong.append(f"{table}.{column}: no unit in its name")
-        elif not re.match(rf"{re.escape(UNITS[suffix])}\b", comment):
+        elif not re.match(rf"{re.escape(UNITS[suffix])}(?!\w)", comment):
             wrong.append(
                 f"{table}.{column}: the comment begins with another unit than {UNITS[suffix]}: {comment}"
             )

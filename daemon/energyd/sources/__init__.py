@@ -19,6 +19,21 @@ Origin = Literal["measured", "estimated", "replayed", "simulated"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SensorInfo:
+    """What the probe found of one way to read a device's power, chosen or not."""
+
+    sensor: Literal["ring", "instant", "average", "counter"]
+    state: Literal["answers", "absent", "refused"]
+    period_ns: int | None = None  # measured; None: it did not change often enough to tell
+    lag_ns: int | None = None  # by which its values trail the load
+    depth: int | None = None
+    call_us: float | None = None  # median cost of one call
+    call_max_us: float | None = None
+    agreement: float | None = None  # counter's row: chosen source over counter, less 1, during the probe
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
     """One device and the source chosen for its power, as the probe found it."""
 
@@ -35,6 +50,8 @@ class DeviceInfo:
     driver: str | None = None
     index: int | None = None  # NVML's index, for CUDA_VISIBLE_DEVICES in PCI order
     mig: bool = False
+    accuracy: float | None = None  # half-width of the systematic error, as a share; None: exact by definition
+    sensors: tuple[SensorInfo, ...] = ()  # everything the probe tried, the chosen one included
 
 
 @dataclass(frozen=True, kw_only=True)

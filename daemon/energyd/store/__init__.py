@@ -9,12 +9,12 @@ from typing import Final
 
 HOUR_NS: Final = 3_600_000_000_000
 
-KEPT: Final = ("devices", "domains", "boots")
+KEPT: Final = ("devices", "sensors", "domains", "boots")
 """Tables that stay in hot.duckdb for ever, and are sealed as well; a union of both needs DISTINCT."""
 
 TABLES: Final = (
     "samples", "counters", "conditions", "gaps", *KEPT, "clocks", "markers", "runs_log", "stages_log",
-    "energies", "metrics", "artifacts", "artifact_uses",
+    "energies", "shares", "metrics", "artifacts", "artifact_uses",
 )  # fmt: skip
 
 

@@ -46,19 +46,28 @@ def quoted(text: str | Path) -> str:
     return "'" + str(text).replace("'", "''") + "'"
 
 
-def parquet(store: Path, paths: Sequence[str]) -> str:
-    """The relation that reads these files; DuckDB takes *, ? and [ in a path for a pattern."""
+def parquet(store: Path, paths: Sequence[str], *, same_columns: bool = False) -> str:
+    """The relation that reads these files; DuckDB takes *, ? and [ in a path for a pattern.
+
+    `same_columns` spares opening each file to ask for its columns.
+    """
     full = (quoted(re.sub(r"([\[*?])", r"[\1]", str(store / p))) for p in paths)
-    return f"read_parquet([{', '.join(full)}], hive_partitioning = false)"
+    return f"read_parquet([{', '.join(full)}], hive_partitioning = false, union_by_name = {not same_columns})"
 
 
 def raw_view(table: str, relations: Iterable[str]) -> str:
-    """The statement that makes `raw_<table>` the union of relations; empty but typed without any."""
+    """The statement that makes `raw_<table>` the union of relations; empty but typed without any.
+
+    Files of an older release lack the columns that have come since: they read as NULL.
+    """
     columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in schema()[table])
-    parts = [f"SELECT {columns} FROM {relation}" for relation in relations]
-    if not parts:
-        nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
-        parts = [f"SELECT {nulls} WHERE false"]
+    nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
+    typed = f"SELECT {nulls} WHERE false"
+    if table == "samples":  # its columns never change, and a plain scan of it is pruned best
+        parts = [f"SELECT {columns} FROM {relation}" for relation in relations]
+    else:
+        parts = [f"SELECT {columns} FROM ({typed} UNION ALL BY NAME FROM {r})" for r in relations]
+    parts = parts or [typed]
     return f"CREATE OR REPLACE VIEW raw_{table} AS {' UNION ALL '.join(parts)}"
 
 

@@ -33,7 +33,9 @@ def write_catalogue(store: Path, hour: int, live: Mapping[str, str]) -> None:
             con.execute("USE energy")
             con.execute("BEGIN")
             for table in TABLES:
-                relations = [parquet(store, sealed[table])] if sealed[table] else []
+                relations = (
+                    [parquet(store, sealed[table], same_columns=table == "samples")] if sealed[table] else []
+                )
                 if table in live:
                     relations.append(parquet(store, [live[table]]))
                 con.execute(raw_view(table, relations))

@@ -176,7 +176,7 @@ class Reader:
         """Where the rows of a table are: sealed, live, hot. Live rows of what is open are the older."""
         relations = []
         if parts.sealed.get(table):
-            relations.append(parquet(self.store, parts.sealed[table]))
+            relations.append(parquet(self.store, parts.sealed[table], same_columns=table == "samples"))
         if table in parts.live:
             live = parquet(self.store, [parts.live[table]])
             if table in OPEN_ROWS:

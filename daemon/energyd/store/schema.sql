@@ -36,7 +36,7 @@ COMMENT ON COLUMN gaps.t1_ns IS 'ns, first sample after';
 COMMENT ON COLUMN gaps.reason IS 'late, lost, daemon_down, overrun, suspend, loop, reset …: why nothing was sampled';
 COMMENT ON COLUMN gaps.bridged_uj IS 'µJ that the hardware counter gives for the hole; NULL: unknown, so energy across it is NULL';
 
-CREATE TABLE devices (device UTINYINT, t_ns BIGINT, uuid VARCHAR, domain VARCHAR, name VARCHAR, source VARCHAR, origin VARCHAR, period_ns BIGINT, max_step_ns BIGINT, lag_ns BIGINT, depth INTEGER, power_limit_mw INTEGER, driver VARCHAR);
+CREATE TABLE devices (device UTINYINT, t_ns BIGINT, uuid VARCHAR, domain VARCHAR, name VARCHAR, source VARCHAR, origin VARCHAR, period_ns BIGINT, max_step_ns BIGINT, lag_ns BIGINT, depth INTEGER, power_limit_mw INTEGER, driver VARCHAR, accuracy DOUBLE);
 COMMENT ON TABLE devices IS 'Each device as probed at a start of the daemon; the newest row of a device holds';
 COMMENT ON COLUMN devices.device IS 'its number in this store, given once to each uuid';
 COMMENT ON COLUMN devices.t_ns IS 'ns, when this row began to hold';
@@ -51,6 +51,21 @@ COMMENT ON COLUMN devices.lag_ns IS 'ns by which a sample trails the load; alrea
 COMMENT ON COLUMN devices.depth IS 'samples that the driver''s ring holds; NULL without a ring';
 COMMENT ON COLUMN devices.power_limit_mw IS 'mW, enforced limit at the probe';
 COMMENT ON COLUMN devices.driver IS 'driver version, or the estimate''s model';
+COMMENT ON COLUMN devices.accuracy IS 'share by which all its energies may be off together: half-width of the sensor''s systematic error (0.05: ±5 %)';
+
+CREATE TABLE sensors (device UTINYINT, t_ns BIGINT, sensor VARCHAR, state VARCHAR, period_ns BIGINT, lag_ns BIGINT, depth INTEGER, call_us DOUBLE, call_max_us DOUBLE, agreement DOUBLE, reason VARCHAR);
+COMMENT ON TABLE sensors IS 'What the probe found of each way to read a device''s power, used or not; the newest rows of a device hold';
+COMMENT ON COLUMN sensors.device IS 'number in devices';
+COMMENT ON COLUMN sensors.t_ns IS 'ns, when it was probed';
+COMMENT ON COLUMN sensors.sensor IS 'ring, instant, average or counter';
+COMMENT ON COLUMN sensors.state IS 'answers, absent (the device has none) or refused (see reason)';
+COMMENT ON COLUMN sensors.period_ns IS 'ns, measured median time between new values; NULL: it did not change often enough to tell';
+COMMENT ON COLUMN sensors.lag_ns IS 'ns by which its values trail the load, as taken off their stamps; NULL: not known';
+COMMENT ON COLUMN sensors.depth IS 'samples that it keeps; NULL where it keeps none';
+COMMENT ON COLUMN sensors.call_us IS 'µs, median cost of one call';
+COMMENT ON COLUMN sensors.call_max_us IS 'µs, dearest call of the probe';
+COMMENT ON COLUMN sensors.agreement IS 'share: energy by the chosen source over that by the counter, less 1, during the probe; on the counter''s row; NULL: not told';
+COMMENT ON COLUMN sensors.reason IS 'why it does not answer, or what to know of it';
 
 CREATE TABLE domains (t_ns BIGINT, domain VARCHAR, state VARCHAR, source VARCHAR, reason VARCHAR);
 COMMENT ON TABLE domains IS 'What this machine offers for each domain, as found at a start of the daemon';
@@ -121,14 +136,14 @@ COMMENT ON COLUMN stages_log.pid IS 'process';
 COMMENT ON COLUMN stages_log.devices IS 'devices charged to it';
 COMMENT ON COLUMN stages_log.flags IS 'devices_default, device_guess, mig, synced, arrival_time, aborted …';
 
-CREATE TABLE energies (run_id VARCHAR, stage_id VARCHAR, device UTINYINT, t0_ns BIGINT, t1_ns BIGINT, energy_uj BIGINT, counter_uj BIGINT, self_uj BIGINT, exclusive_uj BIGINT, overlap_ns BIGINT, coverage DOUBLE, n_samples BIGINT, u_random_uj BIGINT, u_total_uj BIGINT, source VARCHAR, flags VARCHAR[], reason VARCHAR);
+CREATE TABLE energies (run_id VARCHAR, stage_id VARCHAR, device UTINYINT, t0_ns BIGINT, t1_ns BIGINT, energy_uj BIGINT, counter_uj BIGINT, self_uj BIGINT, exclusive_uj BIGINT, overlap_ns BIGINT, coverage DOUBLE, n_samples BIGINT, u_random_uj BIGINT, u_total_uj BIGINT, source VARCHAR, flags VARCHAR[], reason VARCHAR, method VARCHAR, integral_uj BIGINT, u_integral_uj BIGINT, u_counter_uj BIGINT, note VARCHAR);
 COMMENT ON TABLE energies IS 'What one stage took on one device, computed when a sample followed its end';
 COMMENT ON COLUMN energies.run_id IS 'run';
 COMMENT ON COLUMN energies.stage_id IS 'stage';
 COMMENT ON COLUMN energies.device IS 'number in devices';
 COMMENT ON COLUMN energies.t0_ns IS 'ns, begin of the stage';
 COMMENT ON COLUMN energies.t1_ns IS 'ns, end of the stage';
-COMMENT ON COLUMN energies.energy_uj IS 'µJ, power integral with interpolated edges; NULL: unknown, see reason';
+COMMENT ON COLUMN energies.energy_uj IS 'µJ, by `method`; NULL: unknown, see reason';
 COMMENT ON COLUMN energies.counter_uj IS 'µJ by the hardware counter, carried to the edges by the integral; NULL without a read inside';
 COMMENT ON COLUMN energies.self_uj IS 'µJ less the union of its children';
 COMMENT ON COLUMN energies.exclusive_uj IS 'µJ less the union of unrelated stages on the same device';
@@ -138,8 +153,20 @@ COMMENT ON COLUMN energies.n_samples IS 'samples inside the window';
 COMMENT ON COLUMN energies.u_random_uj IS 'µJ, k = 2, random part of the doubt; NULL: not stated';
 COMMENT ON COLUMN energies.u_total_uj IS 'µJ, k = 2, whole doubt; NULL: not stated';
 COMMENT ON COLUMN energies.source IS 'source of the device''s power';
-COMMENT ON COLUMN energies.flags IS 'bridged, estimated, replayed, simulated, shared_cpu, too_short, aborted …';
+COMMENT ON COLUMN energies.flags IS 'bridged, estimated, replayed, simulated, shared_cpu, too_short, aliased, disagree, aborted …';
 COMMENT ON COLUMN energies.reason IS 'why energy_uj is NULL';
+COMMENT ON COLUMN energies.method IS 'which of two independent figures energy_uj is: integral (of power) or counter';
+COMMENT ON COLUMN energies.integral_uj IS 'µJ, power integral with interpolated edges; NULL: unknown';
+COMMENT ON COLUMN energies.u_integral_uj IS 'µJ, k = 2, random doubt of integral_uj';
+COMMENT ON COLUMN energies.u_counter_uj IS 'µJ, k = 2, random doubt of counter_uj';
+COMMENT ON COLUMN energies.note IS 'what a reader must know of this figure: where the two figures part and which one was kept';
+
+CREATE TABLE shares (device UTINYINT, t_ns BIGINT, pid INTEGER, sm_percent INTEGER);
+COMMENT ON TABLE shares IS 'How busy each process keeps a GPU, about once a second, only while more than one uses it';
+COMMENT ON COLUMN shares.device IS 'number in devices';
+COMMENT ON COLUMN shares.t_ns IS 'ns, store time of the driver''s sample';
+COMMENT ON COLUMN shares.pid IS 'process, as NVML numbers it';
+COMMENT ON COLUMN shares.sm_percent IS '% of time that its kernels ran on the multiprocessors, by NVML';
 
 CREATE TABLE metrics (run_id VARCHAR, stage_id VARCHAR, t_ns BIGINT, name VARCHAR, value DOUBLE, n BIGINT);
 COMMENT ON TABLE metrics IS 'Quality figures of runs';

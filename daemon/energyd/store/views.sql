@@ -6,6 +6,7 @@
 CREATE VIEW samples AS SELECT device, t_ns, power_mw, cum_uj FROM raw_samples;
 CREATE VIEW counters AS SELECT device, t_ns, energy_mj, cum_uj FROM raw_counters;
 CREATE VIEW conditions AS FROM raw_conditions;
+CREATE VIEW shares AS FROM raw_shares;
 CREATE VIEW gaps AS SELECT device, t0_ns, t1_ns, reason, bridged_uj FROM raw_gaps;
 CREATE VIEW clocks AS FROM raw_clocks;
 CREATE VIEW markers AS FROM raw_markers;
@@ -13,10 +14,13 @@ CREATE VIEW metrics AS FROM raw_metrics;
 CREATE VIEW artifacts AS FROM raw_artifacts;
 CREATE VIEW artifact_uses AS FROM raw_artifact_uses;
 
--- These three stay in hot.duckdb and are sealed as well, so the same row may come twice.
+-- These four stay in hot.duckdb and are sealed as well, so the same row may come twice.
 CREATE VIEW boots AS SELECT DISTINCT * FROM raw_boots;
 CREATE VIEW devices AS
   FROM raw_devices QUALIFY row_number() OVER (PARTITION BY device ORDER BY t_ns DESC) = 1;
+CREATE VIEW sensors AS
+  FROM raw_sensors QUALIFY rank() OVER (PARTITION BY device ORDER BY t_ns DESC) = 1
+    AND row_number() OVER (PARTITION BY device, sensor ORDER BY t_ns DESC) = 1;
 -- Two sources may answer for one domain at one start (RAPL unreadable, estimate instead): the better holds.
 CREATE VIEW raw_domain_states AS
   FROM raw_domains
@@ -82,7 +86,8 @@ CREATE VIEW raw_stage_energy AS
   SELECT c.run_id, c.stage_id, s.parent_id, s.name AS stage, c.device, v.domain,
     coalesce(e.t0_ns, s.t0_ns) AS t0_ns, coalesce(e.t1_ns, s.t1_ns) AS t1_ns,
     e.energy_uj / 1e6 AS energy_j, e.counter_uj / 1e6 AS counter_j, e.self_uj / 1e6 AS self_j,
-    e.exclusive_uj / 1e6 AS exclusive_j, e.overlap_ns / 1e9 AS overlap_s,
+    e.exclusive_uj / 1e6 AS exclusive_j, e.method, e.integral_uj / 1e6 AS integral_j,
+    e.u_integral_uj / 1e6 AS u_integral_j, e.u_counter_uj / 1e6 AS u_counter_j, e.note, e.overlap_ns / 1e9 AS overlap_s,
     e.energy_uj * 1e3 / nullif(e.t1_ns - e.t0_ns, 0) AS mean_w, e.coverage, e.n_samples,
     e.u_random_uj / 1e6 AS u_random_j, e.u_total_uj / 1e6 AS u_total_j, coalesce(e.source, v.source) AS source,
     list_sort(list_distinct(list_concat(
@@ -99,5 +104,6 @@ CREATE VIEW raw_stage_energy AS
   LEFT JOIN devices v ON v.device = c.device;
 CREATE VIEW stage_energy AS
   SELECT run_id, stage_id, parent_id, stage, device, domain, t0_ns, t1_ns, energy_j, counter_j, self_j,
-    exclusive_j, overlap_s, mean_w, coverage, n_samples, u_random_j, u_total_j, source, flags
+    exclusive_j, overlap_s, mean_w, coverage, n_samples, u_random_j, u_total_j, source, flags,
+    method, integral_j, u_integral_j, u_counter_j, reason, note
   FROM raw_stage_energy;

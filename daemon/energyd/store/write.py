@@ -66,6 +66,8 @@ class HotStore:
             have = {r[0] for r in self.con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
             if "samples" not in have:
                 self.con.execute(f"BEGIN; {SCHEMA_SQL}; {_STATE_SQL}; COMMIT")
+            else:
+                self._widen(have)
             self.con.execute("SET preserve_insertion_order = true")
         except duckdb.Error as error:
             raise StoreError(f"cannot open {layout.hot}: {_first_line(error)}") from error
@@ -147,6 +149,16 @@ class HotStore:
             pass  # the hour is sealed; the file shrinks at the next one
         return sealed
 
+    def _widen(self, have: set[str]) -> None:
+        """Give a store of an older release the tables and columns that have come since."""
+        for table, columns in schema().items():
+            kinds = ", ".join(f"{name} {kind}" for name, kind in columns)
+            if table not in have:
+                self.con.execute(f"CREATE TABLE {table} ({kinds})")
+            for held in (table, *(t for t, shape in _SHAPES.items() if shape == table)):
+                for name, kind in columns:
+                    self.con.execute(f"ALTER TABLE {held} ADD COLUMN IF NOT EXISTS {name} {kind}")
+
     def hour(self, current_hour: int) -> int:
         """The first hour that is not sealed; set to the current one in a new store."""
         found = self.meta("hour")
@@ -174,7 +186,7 @@ class HotStore:
             schema()[_SHAPES.get(table, table)] if table not in _STATE_COLUMNS else _STATE_COLUMNS[table]
         )
         fresh = to_numpy(columns, rows)  # noqa: F841 (DuckDB reads the local variable by its name)
-        self.con.execute(f"INSERT INTO {table} SELECT {casts(columns)} FROM fresh")
+        self.con.execute(f"INSERT INTO {table} BY NAME SELECT {casts(columns)} FROM fresh")
 
     def _insert_samples(self, samples: list[tuple[int, Appended]]) -> None:
         if not samples:
