@@ -69,7 +69,6 @@ class RingReader:
         """The device was away: its ring may mix old and new."""
         self.last_ns = now_ns - self.info.period_ns
         self._last_us = 0
-        self._offset_ns = None
 
     def read(self, nvml: Nvml, handle: Any) -> list[Event]:
         """Everything since the last drain."""
@@ -89,6 +88,12 @@ class RingReader:
         self._last_us = int(drain.stamp_us[-1])
         keep = (drain.t_ns > self.last_ns) & plausible(drain.power_mw)
         keep[1:] &= np.diff(drain.t_ns) > 0
+        # The wall clock may have been set back before we first looked: what is stamped ahead of now, and
+        # what stands before a jump back, was stamped by the old time.
+        keep &= drain.t_ns <= drain.read_ns + _CLOCK_STEP_NS
+        back = np.flatnonzero(np.diff(drain.stamp_us) < 0)
+        if len(back):
+            keep[: back[-1] + 1] = False
         if keep.any():
             t_ns = drain.t_ns[keep]
             events.append(PowerSamples(self.info.uuid, t_ns, drain.power_mw[keep].astype(np.int32)))
