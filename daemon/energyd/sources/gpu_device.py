@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from energyd.sources import Break, Condition, CounterRead, Event
+from energyd.sources import Break, Condition, CounterRead, Event, PowerSamples
 from energyd.sources.gpu_readers import PowerReader
 from energyd.sources.nvml import (
     DRIVER_NOT_LOADED,
@@ -52,8 +52,9 @@ class Gpu:
     failure: NvmlError | None = None  # the last of them
     since_ns: int = 0  # when the row began
     unloaded: bool = False  # the row has an answer of a driver that went away
+    torn: bool = False  # samples are missing, and none has come since
     has_counter: bool = True
-    counter_due: bool = True  # out of turn: at the start, and after a hole so that it can be bridged
+    counter_due: bool = True  # out of turn: at the start, and behind a hole so that it can be bridged
     counter_mj: int | None = None
     counter_refusals: int = 0  # in a row
 
@@ -79,16 +80,19 @@ class Gpu:
     def sample(self, nvml: Nvml, now: int, early_ns: int) -> list[Event]:
         """New power. `early_ns`: how much before its time the next call may come. Raises NvmlError."""
         self.next_ns = now + self.reader.every_ns - early_ns
+        last_ns = self.reader.last_ns
         power = self.reader.read(nvml, self.handle)
         # After a failure the counter comes first: if it was reset, that must be known before the hole
         # is bridged.
         events = self.read_counter(nvml) if self.failures else []
         self.failures, self.failure, self.unloaded = 0, None, False
-        if any(isinstance(event, Break) for event in power):
-            self.counter_due = True
-        elif self.silent(now):
-            self.counter_due = True
+        if not any(isinstance(event, Break) for event in power) and self.silent(now):
             power.append(Break(self.uuid, now, "lost: the driver gives no new power value"))
+        self.torn |= any(isinstance(event, Break) for event in power)
+        for event in power:
+            if isinstance(event, PowerSamples):
+                hole = self.torn or event.t_ns[0] - last_ns > self.reader.info.max_step_ns
+                self.counter_due, self.torn = self.counter_due or hole, False
         return events + power
 
     def failed(self, error: NvmlError, now: int, early_ns: int) -> list[Event]:
@@ -105,6 +109,7 @@ class Gpu:
         wait_ns = min(max(self.reader.every_ns, (now - self.since_ns) // 2), _BACK_OFF_MAX_NS)
         self.next_ns = now + wait_ns - early_ns
         if self.gone or self.silent(now):
+            self.torn = True
             return [Break(self.uuid, now, f"lost: {error}")]
         return []
 
