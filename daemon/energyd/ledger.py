@@ -231,7 +231,10 @@ class Ledger:
         t_ns, power_mw = np.concatenate(hold.t_ns), np.concatenate(hold.power_mw)
         before = book.track.reads[-1]
         reads = [] if hold.reset else book.reads
-        after = next((r for r in reads if t_ns[0] <= r.t_ns <= t_ns[-1]), None)
+        # A read in or behind a further gap tells of both together, and not of this one.
+        more = np.flatnonzero(np.diff(t_ns) > book.log.max_step_ns)
+        until_ns = t_ns[more[0]] if len(more) else t_ns[-1]
+        after = next((r for r in reads if t_ns[0] <= r.t_ns <= until_ns), None)
         bridged = None
         if after is not None and after.energy_mj >= before.energy_mj:
             behind = trapezoid_uj(t_ns, power_mw, after.t_ns)
@@ -245,7 +248,7 @@ class Ledger:
         elif after is not None:
             hold.reason = "reset"
             book.resets += 1
-        elif now_ns < hold.since_ns + HOLD_NS and book.resets == hold.resets:
+        elif now_ns < hold.since_ns + HOLD_NS and book.resets == hold.resets and not len(more):
             return
         book.hold = None
         self._end_gap(device, book, int(t_ns[0]), int(power_mw[0]), hold.reason, bridged)

@@ -112,6 +112,17 @@ def power_arrays() -> tuple[Any, Any, Any]:
     return empty, empty.astype(np.int32), empty
 
 
+def test_a_read_in_or_behind_a_further_gap_bridges_neither() -> None:
+    ledger = ledger_with()
+    feed(ledger, power(0, 1), read(0.5, LOADED_LONG_AGO_MJ), now_s=1)
+    # 200 W in both gaps: each of the reads fits the limits, and tells of more than the first gap.
+    feed(ledger, power(5, 6), power(9, 10), now_s=10)
+    feed(
+        ledger, read(7.5, LOADED_LONG_AGO_MJ + 1_250_000), read(9.5, LOADED_LONG_AGO_MJ + 1_600_000), now_s=10
+    )
+    assert gaps(ledger) == [("late", None), ("late", None)]
+
+
 def test_a_read_that_came_with_the_gap_is_the_one_it_is_bridged_from() -> None:
     ledger = ledger_with()
     feed(ledger, power(0, 1), read(0.5, LOADED_LONG_AGO_MJ), now_s=1)

@@ -53,6 +53,7 @@ class GpuSource:
         self._stuck: DomainInfo | None = None  # what holds instead while only a restart can help
         self._discover_ns: int | None = None  # when to look again for what is missing; None: nothing is
         self._discoveries = 0
+        self._nvml_up = True  # False: a restart has failed, and every call is refused
         self._restarted_ns = 0
         self._restarts = 0
         self._second_ns = 0
@@ -89,14 +90,13 @@ class GpuSource:
         for gpu in list(self._gpus.values()):
             if now >= gpu.next_ns:
                 events += self._sample(gpu, now)
+            if gpu.counter_due and not gpu.failures:
+                events += gpu.read_counter(self._nvml)
         if self._get_stuck():
             events.append(Changed(now))
         well = [gpu for gpu in self._gpus.values() if not gpu.failures]
         if len(well) == len(self._gpus):
             self._restarts = 0
-        for gpu in well:
-            if gpu.counter_due:
-                events += gpu.read_counter(self._nvml)
         if now >= self._second_ns:
             self._second_ns = now + _SECOND - self._early_ns()
             events += [gpu.condition(self._nvml) for gpu in well]
@@ -242,14 +242,18 @@ class GpuSource:
         """Shut NVML down and start it again, whichever GPU asks; every handle is renewed.
 
         Each time in a row waits twice as long, up to 2**patience seconds: without persistence mode a
-        shutdown may let the driver unload, which sets the healthy GPUs' counters back.
+        shutdown may let the driver unload, which sets the healthy GPUs' counters back. One that failed
+        left nothing to harm: it is tried again as often as a GPU asks, which waits longer each time.
         """
-        if now - self._restarted_ns < _SECOND << min(self._restarts, patience):
-            return
-        self._restarted_ns = now
-        self._restarts += 1
+        if self._nvml_up:
+            if now - self._restarted_ns < _SECOND << min(self._restarts, patience):
+                return
+            self._restarted_ns = now
+            self._restarts += 1
         self._nvml.stop()
+        self._nvml_up = False
         self._nvml.start()
+        self._nvml_up = True
         for gpu in self._gpus.values():
             try:
                 gpu.handle = self._nvml.by_uuid(gpu.uuid)
