@@ -79,7 +79,7 @@ class Staged:
             self._process.stdout.readline()
 
     def end(self, warned: str = "") -> None:
-        """End the last stage; its energy is known on return, or never will be. `warned`: expected on stderr."""
+        """End the last stage; its energy is settled on return. `warned`: what stderr may hold."""
         self.next()
         _, err = self._process.communicate(timeout=60)
         assert self._process.returncode == 0, err

@@ -1,4 +1,4 @@
-"""Whatever NVML does wrong in mid-stage: is the stage's energy true, or NULL with a reason, and never wrong?"""
+"""Whatever NVML does wrong in mid-stage: is the stage's energy true, or NULL with a reason, never wrong?"""
 
 from __future__ import annotations
 
