@@ -1,7 +1,7 @@
 """How often does a stage's stated doubt hold the truth, and how wide is it?
 
-Known loads, the daemon's own way: samples and counter reads go into the ledger, markers into the tracker, and rows of `energies` come out of
-the accountant. `make bench-coverage` prints the figures.
+Known loads, the daemon's own way: samples and counter reads go into the ledger, markers into the tracker,
+and rows of `energies` come out of the accountant. `make bench-coverage` prints the figures.
 """
 
 from __future__ import annotations
