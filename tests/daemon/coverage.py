@@ -29,7 +29,7 @@ from energyd.accounting import Accountant
 from energyd.doubt import Device
 from energyd.ledger import Ledger
 from energyd.sensing import counter_period_ns
-from energyd.sources import CounterRead, DeviceInfo, PowerSamples, SensorInfo
+from energyd.sources import CounterRead, DeviceInfo, Event, PowerSamples, SensorInfo
 from energyd.stages import Incoming
 from energyd.store.columns import schema
 from energyd.timeline import Timeline
@@ -56,60 +56,92 @@ INFOS = {
 }
 
 
+Window = tuple[int, int]
+
+
+class Books:
+    """Ledger, tracker and accountant of one device, driven as the recorder drives them."""
+
+    def __init__(self, device: DeviceInfo, windows: list[Window]) -> None:
+        self.ledger = Ledger(Timeline("boot", 0), {}, "daemon_down")
+        self.ledger.declare([device], [], 0)
+        self.tracker = Tracker()
+        self.accountant = Accountant(self.tracker, self.ledger.logs, self.ledger.known)
+        self.accountant.counters = self.ledger.tracks
+        self.accountant.devices = {
+            0: Device(device.source, "measured", device.period_ns, 0.05, 5.0, counter_period_ns(device))
+        }
+        self._seq = count(1)
+        begins = [(a, p.StageBegin, f"{k:05}", {"name": "window"}) for k, (a, _) in enumerate(windows)]
+        ends = [(b, p.StageEnd, f"{k:05}", {"status": "ok"}) for k, (_, b) in enumerate(windows)]
+        self._markers = sorted([*begins, *ends], key=lambda m: m[0])
+
+    def round(self, now_ns: int, events: list[Event]) -> None:
+        """Markers up to now, what the source said, and what can be settled."""
+        while self._markers and self._markers[0][0] <= now_ns:
+            t_ns, cls, stage, fields = self._markers.pop(0)
+            message = cls(seq=next(self._seq), t_ns=t_ns, run_id="r", stage_id=stage, **fields)
+            assert self.tracker.apply(Incoming("c", message, t_ns, t_ns, uid=0, pid=1)) is None
+        for event in events:
+            if isinstance(event, PowerSamples):
+                self.ledger.samples_in(event, now_ns)
+            elif isinstance(event, CounterRead):
+                self.ledger.counter_in(event)
+        self.ledger.settle(now_ns)
+        self.accountant.resolve_begins()
+        self.accountant.settle(now_ns)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of `energies`, in the order of the windows."""
+        rows = [dict(zip(NAMES, row, strict=True)) for row in self.tracker.rows["energies"]]
+        return sorted(rows, key=lambda row: row["stage_id"])
+
+
+def settle(device: DeviceInfo, events: list[Event], windows: list[Window]) -> list[dict[str, Any]]:
+    """The daemon's rows for windows of what a source has reported of one device."""
+    books = Books(device, windows)
+    now_ns = 0
+    for event in events:
+        if isinstance(event, PowerSamples):
+            now_ns = max(now_ns, int(event.t_ns[-1]) + device.lag_ns)
+        books.round(now_ns, [event])
+    books.round(now_ns + 3 * S, [])
+    return books.rows()
+
+
 def energies(
-    rng: np.random.Generator, device: DeviceInfo, load: Load, windows: list[tuple[int, int]],
-    hole: tuple[int, int] | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The daemon's rows for some windows of a load. `hole`: nothing is sampled there."""
+    rng: np.random.Generator,
+    device: DeviceInfo,
+    load: Load,
+    windows: list[Window],
+    hole: Window | None = None,
+) -> list[dict[str, Any]]:
+    """The daemon's rows for windows of a load. `hole`: nothing is sampled there."""
     if device.source == "ring":
         t_ns, power_mw = ring(rng, load, LENGTH_NS)
     else:
         window_ns = S if device.source == "average" else int(rng.choice([25, 100])) * MS
         t_ns, power_mw = polled(rng, load, LENGTH_NS, window_ns, device.lag_ns)
-    ledger = Ledger(Timeline("boot", 0), {}, "daemon_down")
-    ledger.declare([device], [], 0)
-    tracker = Tracker()
-    accountant = Accountant(tracker, ledger.logs, ledger.known)
-    accountant.counters = ledger.tracks
-    accountant.devices = {
-        0: Device(device.source, "measured", device.period_ns, 0.05, 5.0, counter_period_ns(device))
-    }
-    seq = count(1)
-
-    def mark(cls: type, t_ns: int, **fields: Any) -> None:
-        message = cls(seq=next(seq), t_ns=t_ns, run_id="r", **fields)
-        assert tracker.apply(Incoming("c", message, t_ns, t_ns, uid=0, pid=1)) is None
-
+    if hole is not None:
+        seen = (t_ns < hole[0]) | (t_ns > hole[1])
+        t_ns, power_mw = t_ns[seen], power_mw[seen]
     read = counter(rng, load) if device.sensors else None
-    phase = int(rng.integers(0, S))
-    edges = sorted(
-        [(a, "begin", f"{k:02}") for k, (a, _) in enumerate(windows)]
-        + [(b, "end", f"{k:02}") for k, (_, b) in enumerate(windows)]
-    )
-    for now in range(S, LENGTH_NS + 3 * S, S // 2):  # as the recorder's rounds: markers, samples, settling
-        while edges and edges[0][0] <= now:
-            t, kind, name = edges.pop(0)
-            if kind == "begin":
-                mark(p.StageBegin, t, stage_id=name, name=name)
-            else:
-                mark(p.StageEnd, t, stage_id=name, status="ok")
-        blind = hole is not None and hole[0] <= now < hole[1] + S // 2
+    phase = int(rng.integers(0, S // 2))
+    books = Books(device, windows)
+    for now in range(S, LENGTH_NS + 3 * S, S // 2):
+        events: list[Event] = []
         new = (t_ns > now - S // 2) & (t_ns <= now)
-        if hole is not None:
-            new &= (t_ns < hole[0]) | (t_ns > hole[1])
         if new.any():
-            ledger.samples_in(PowerSamples("GPU-a", t_ns[new], power_mw[new]), now)
+            events.append(PowerSamples("GPU-a", t_ns[new], power_mw[new]))
+        at = now - S // 2 + phase
+        blind = hole is not None and hole[0] <= at <= hole[1]
         if read is not None and now % S == 0 and not blind and now < LENGTH_NS:
-            at = now - S // 2 + phase // 2
-            ledger.counter_in(CounterRead("GPU-a", at, read(at)))
-        ledger.settle(now)
-        accountant.resolve_begins()
-        accountant.settle(now)
-    rows = [dict(zip(NAMES, row, strict=True)) for row in tracker.rows["energies"]]
-    return sorted(rows, key=lambda row: row["stage_id"])
+            events.append(CounterRead("GPU-a", at, read(at)))
+        books.round(now, events)
+    return books.rows()
 
 
-def random_windows(rng: np.random.Generator, hole: tuple[int, int] | None = None) -> list[tuple[int, int]]:
+def random_windows(rng: np.random.Generator, hole: Window | None = None) -> list[Window]:
     found = []
     while len(found) < WINDOWS_A_LOAD:
         length = int(np.exp(rng.uniform(np.log(0.2), np.log(30))) * S)
