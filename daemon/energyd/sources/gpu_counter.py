@@ -72,9 +72,12 @@ def compare(reads: Reads, power: Power) -> Agreement | str:
     return Agreement(ratio, doubt, (b0 + b1 - a0 - a1) / 2e9)
 
 
-def period_ns(reads: Reads, power: Power, agreement: Agreement | str) -> int | None:
-    """Mean time between the counter's steps; None if the reads are too few or too rare to tell."""
-    return _by_energy(reads, power, agreement) or _by_changes(reads)
+def period_ns(reads: Reads, ring: Power | None, agreement: Agreement | str) -> int | None:
+    """Mean time between the counter's steps; None if the reads are too few or too rare to tell.
+
+    `ring`: power fine enough to tell a step's time by; None without.
+    """
+    return (_by_energy(reads, ring, agreement) if ring else None) or _by_changes(reads)
 
 
 def _by_changes(reads: Reads) -> int | None:

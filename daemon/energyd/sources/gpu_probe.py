@@ -65,7 +65,7 @@ def probe(nvml: Nvml, gpus: Mapping[str, tuple[int, Any]]) -> Found:
 
 
 def _describe(nvml: Nvml, uuid: str, gpu: Watched, notes: list[str]) -> DeviceInfo:
-    source = next((sensor for sensor in ("ring", "instant", "average") if gpu.answers(sensor)), None)
+    source = next((sensor for sensor in SENSORS if sensor != "counter" and gpu.answers(sensor)), None)
     if source is None:
         raise gpu.refusal or NvmlError(NOT_SUPPORTED, "every power reading")
     measured_ns = _period_ns(gpu, source)
@@ -108,9 +108,8 @@ def _sensor(gpu: Watched, sensor: Sensor, source: Sensor, source_lag_ns: int) ->
     agreement: Agreement | str = ""
     if sensor == "counter":
         power = _power(gpu, source, source_lag_ns)
-        agreement = compare(gpu.counter, power) if power else "a 1 s mean is too slow to compare with in a probe"
-        ring = power if source == "ring" and power else Power(np.empty(0, np.int64), np.empty(0, np.int64))
-        period_ns = counter_period_ns(gpu.counter, ring, agreement)
+        agreement = compare(gpu.counter, power) if power else "a 1 s mean is too slow for a comparison"
+        period_ns = counter_period_ns(gpu.counter, power if source == "ring" else None, agreement)
     else:
         period_ns = _period_ns(gpu, sensor)
     lag_ns = None if period_ns is None else _lag_ns(sensor, period_ns)

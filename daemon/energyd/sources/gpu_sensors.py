@@ -20,6 +20,7 @@ from energyd_client.clock import now_ns
 
 Sensor = Literal["ring", "instant", "average", "counter"]
 SENSORS: Final[tuple[Sensor, ...]] = ("ring", "instant", "average", "counter")
+"""The best source of power first; the counter is none."""
 
 WINDOW_NS: Final = 1_200_000_000
 ENOUGH: Final = 10  # samples from which the ring's step can be told
