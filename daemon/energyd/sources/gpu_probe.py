@@ -131,7 +131,7 @@ def _why_not(gpu: Watched, sensor: Sensor) -> str:
     if refusal is not None:
         return str(refusal)
     if sensor == "ring":
-        return f"holds {gpu.depth} samples, and {ENOUGH} are needed"
+        return f"{gpu.powers} of its {gpu.depth} samples are powers, and {ENOUGH} are needed"
     return "reads 0 W only" if sensor != "counter" else "was not asked: the other counters took the time"
 
 

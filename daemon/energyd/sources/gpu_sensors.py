@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from energyd.sources.gpu_readers import plausible
 from energyd.sources.nvml import LACKING, Nvml, NvmlError, RingDrain
 from energyd_client.clock import now_ns
 
@@ -57,6 +58,7 @@ class Watched:
     handle: Any
     ring: RingDrain | None = None  # the newest drain of all that the ring holds
     depth: int = 0  # the longest drain
+    powers: int = 0  # how many of a drain's values were powers, at most
     instant: list[tuple[int, int]] = field(default_factory=list)  # (t_ns, mW)
     average: list[tuple[int, int]] = field(default_factory=list)
     counter: list[tuple[int, int]] = field(default_factory=list)  # (t_ns, mJ)
@@ -66,7 +68,7 @@ class Watched:
     def answers(self, sensor: Sensor) -> bool:
         """Whether that sensor has given something to measure by."""
         if sensor == "ring":
-            return self.depth >= ENOUGH
+            return self.powers >= ENOUGH
         return bool({"instant": self.instant, "average": self.average, "counter": self.counter}[sensor])
 
     @property
@@ -93,6 +95,7 @@ class Watched:
             return
         self.calls["ring"].costs_ns.append(now_ns() - before)
         self.depth = max(self.depth, len(drain.stamp_us))
+        self.powers = max(self.powers, int(plausible(drain.power_mw).sum()))
         self.ring = drain
 
     def poll(self, nvml: Nvml) -> None:
