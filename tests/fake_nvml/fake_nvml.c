@@ -11,7 +11,7 @@
  *                      built-in curve of 5 s between 120 and 640 W (`builtin`; build.py has the same one).
  *
  * The sensors (t in ms on a fixed grid):
- *   ring     every 20 ms the mean of the last 20 ms; 119 deep; CLOCK_REALTIME microseconds
+ *   ring     every 20 ms the mean of the last 20 ms, however its stamps wander; 119 deep; CLOCK_REALTIME microseconds
  *   instant  (field 186) every 100 ms the mean of the last 25 ms
  *   average  (field 185, nvmlDeviceGetPowerUsage) every 100 ms the mean of the last 1 s
  *   counter  (field 83, nvmlDeviceGetTotalEnergyConsumption) every 100 ms the integral in mJ
@@ -435,7 +435,7 @@ int nvmlDeviceGetSamples(device_t *h, int kind, unsigned long long last_us, unsi
         if (stamp <= last_us || (c.young >= 0 && t < began - c.young)) continue;
         if (out) {
             out[found].stamp_us = stamp;
-            put(&out[found].value, type, mean_mw(d, RING, ring_t(k - 1), t, k));
+            put(&out[found].value, type, mean_mw(d, RING, t - c.period, t, k));
         }
         found++;
     }
