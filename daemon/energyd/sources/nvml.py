@@ -144,6 +144,9 @@ class Nvml:
             return function(*args)
         except self._lib.NVMLError as error:
             raise NvmlError(int(error.value), name) from None
+        except self._lib.NVMLLibraryMismatchError:
+            # The binding's own word, and no NVMLError, for a driver older than the call's newest version.
+            raise NvmlError(FUNCTION_NOT_FOUND, name) from None
 
     def driver(self) -> str:
         """Driver version."""
