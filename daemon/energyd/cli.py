@@ -133,6 +133,22 @@ def top(
 
 
 @main.command()
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+@click.option("--timeout", "timeout_s", default=20.0, show_default=True, help="Seconds a driver may take.")
+def doctor(store: Path | None, as_json: bool, timeout_s: float) -> None:
+    """Probe every sensor and say what is fit to measure with, what is not, and the cure.
+
+    Works with and without a daemon.
+    """
+    from energyd.doctor import examine, lines
+
+    report = examine(store, timeout_s)
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(lines(report)))
+    sys.exit(DEGRADED if report["state"] != "ok" else 0)
+
+
+@main.command()
 def version() -> None:
     """Print release and protocol version."""
     from energyd_client.protocol import VERSION

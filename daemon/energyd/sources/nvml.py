@@ -29,6 +29,9 @@ OPERATING_SYSTEM: Final = 17
 VERSION_MISMATCH: Final = 18
 NO_DATA: Final = 21
 
+LACKING: Final = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
+"""Refusals that mean: there is no such reading here. Any other one is about now."""
+
 _WORDS: Final = {
     UNINITIALIZED: "NVML was shut down",
     NOT_SUPPORTED: "not supported",
@@ -75,11 +78,15 @@ class RingDrain:
 
 @dataclass(frozen=True)
 class PolledPower:
-    """Instant (25 ms window on an H100) and average (1 s) power; the driver's refusal where it has none."""
+    """Instant (25 ms window on an H100) and average (1 s) power; the driver's refusal where it has none.
+
+    `stand_in`: the average is nvmlDeviceGetPowerUsage's, for want of field 185.
+    """
 
     read_ns: int
     instant_mw: int | NvmlError
     average_mw: int | NvmlError
+    stand_in: bool = False
 
 
 def clock_pair() -> tuple[int, int]:
@@ -167,7 +174,7 @@ class Nvml:
         try:
             return bool(self._call("nvmlDeviceGetMigMode", handle)[0])
         except NvmlError as error:
-            if error.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+            if error.code in LACKING:
                 return False
             raise
 
@@ -190,23 +197,25 @@ class Nvml:
     def polled(self, handle: Any) -> PolledPower:
         """Fields 186 and 185 from one call; nvmlDeviceGetPowerUsage stands in for 185 on older drivers.
 
-        On parts before Ampere that stand-in is no average; they have a ring, so it is not asked there.
+        Before Ampere, and on GA100, that stand-in is no average but instantaneous (NVIDIA's header); those
+        parts have a ring or field 186, which come first.
         """
         before = now_ns()
         instant, average = self._fields(handle, _POWER_INSTANT, _POWER_AVERAGE)
         middle = (before + now_ns()) // 2
-        if isinstance(average, NvmlError) and average.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+        stand_in = isinstance(average, NvmlError) and average.code in LACKING
+        if stand_in:
             try:
                 average = int(self._call("nvmlDeviceGetPowerUsage", handle))
             except NvmlError as error:
                 average = error
-        return PolledPower(middle, instant, average)
+        return PolledPower(middle, instant, average, stand_in)
 
     def _fields(self, handle: Any, *ids: int) -> list[int | NvmlError]:
         try:
             fields = self._call("nvmlDeviceGetFieldValues", handle, list(ids))
         except NvmlError as error:
-            if error.code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+            if error.code not in LACKING:
                 raise
             return [error] * len(ids)
         # Overall success only means that some field was filled: each has its own code.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,11 +42,12 @@ class Driver:
         return RingDrain(stamp_us, stamp_us * 1000 - self.wall_ahead, power, self.now, -self.wall_ahead)
 
 
+@pytest.mark.parametrize("lag_ns", [0, PERIOD // 2])
 @pytest.mark.parametrize("step_s", [-3600.0, -5.0, -1.0, -0.2, 0.2, 0.3, 5.0, 60.0])
-def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s):
+def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s, lag_ns):
     driver = Driver()
     driver.pass_s(5)
-    reader = RingReader(INFO, 0.5, driver.now)
+    reader = RingReader(replace(INFO, lag_ns=lag_ns), 0.5, driver.now)
     events = []
     for i in range(20):
         driver.pass_s(0.5)
@@ -57,10 +60,10 @@ def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s):
     t_ns = np.concatenate([e.t_ns for e in events if isinstance(e, PowerSamples)])
     steps = np.diff(t_ns)
     assert (steps > 0).all()
-    assert (t_ns % PERIOD == 0).all()  # every stamp is one of the true instants
+    assert ((t_ns + lag_ns) % PERIOD == 0).all()  # every stamp is one of the true instants, less the lag
     assert np.sum(steps > PERIOD) == 1
     assert steps.max() <= 4_000_000_000
-    assert t_ns[-1] == driver.now
+    assert t_ns[-1] == driver.now - lag_ns
 
 
 def stamps(events: list) -> np.ndarray:
