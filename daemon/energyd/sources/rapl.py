@@ -10,8 +10,8 @@ the one at the first read, the first second would belong to nobody. The same aft
 always a gap, so that the 0 in the first one's `energy_uj` is never integrated.
 
 What a counter cannot have counted is a gap, never a joule: a silence in which it may have wrapped twice, a
-step that no processor takes (it was set back, by a kexec or the firmware), any step over a suspend (which
-sets some counters back), a counter that stands still.
+step that no processor takes (it was set back, by firmware or drivers), any step over a suspend (which sets
+some counters back), a counter that stands still.
 
 No error figure of RAPL is published for the servers of today. ±10 % (`accuracy`) is an assumption, from
 studies of older ones that found it highly correlated with the power at the plug.
@@ -32,7 +32,6 @@ from energyd_client.clock import now_ns
 
 ACCURACY: Final = 0.10
 _PERIOD_NS: Final = 1_000_000_000
-_MAX_STEP_NS: Final = 5 * _PERIOD_NS
 _STUCK_NS: Final = _PERIOD_NS // 2  # an update comes every 1 ms: silence over this long is none of them
 _SHORTEST_NS: Final = 20_000_000  # below it the updates show in the mean, which may be 0
 _SLEPT_NS: Final = 100_000_000
@@ -62,7 +61,7 @@ class RaplSource:
                 name=f"{cpu} {zone.uuid.removeprefix('rapl:')}",
                 source="rapl",
                 period_ns=_PERIOD_NS,
-                max_step_ns=min(_MAX_STEP_NS, zone.safe_ns),
+                max_step_ns=zone.patience_ns,
                 driver="powercap",
                 accuracy=ACCURACY,
             )
@@ -102,7 +101,7 @@ class RaplSource:
                     raise ValueError(f"{zone.path}/energy_uj does not move")
             except (OSError, ValueError) as error:
                 # A failure within the allowed gap costs nothing: the next read still has its energy.
-                if now_ns() - zone.t_ns > min(_MAX_STEP_NS, zone.safe_ns):
+                if now_ns() - zone.t_ns > zone.patience_ns:
                     zone.forget()
                     events.append(Break(zone.uuid, now_ns(), f"lost: {error}"))
                 continue
@@ -121,7 +120,8 @@ def _step(zone: Zone, t_ns: int, energy_uj: int) -> list[Event]:
         events = _anew(zone, "lost: RAPL may have wrapped more than once")
     step_uj = zone.step_uj(t_ns, energy_uj) if zone.t_ns else 0
     if step_uj is None:
-        events = _anew(zone, "reset")
+        silent = t_ns - zone.t_ns > zone.patience_ns
+        events = _anew(zone, "lost: RAPL wrapped or was set back meanwhile" if silent else "reset")
     t0_ns, given = zone.t_ns, zone.given
     if t0_ns and t_ns <= t0_ns:
         return []

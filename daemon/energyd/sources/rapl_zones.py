@@ -16,6 +16,7 @@ from energyd.sources import Domain
 from energyd_client.clock import now_ns
 
 POWERCAP: Final = Path("/sys/class/powercap")
+MAX_STEP_NS: Final = 5_000_000_000
 
 # `intel-rapl:0` (AMD's are named so too), `intel-rapl:0:1`; not `intel-rapl-mmio:0`, which repeats it.
 _ZONE: Final = re.compile(r"intel-rapl(:\d+)+")
@@ -60,12 +61,22 @@ class Zone:
         energy_uj = int((self.path / "energy_uj").read_text())
         return (before + now_ns()) // 2, energy_uj
 
+    @property
+    def patience_ns(self) -> int:
+        """A longer step is a gap. Over a shorter one a value that went back is a wrap, if it can be one."""
+        return min(MAX_STEP_NS, self.safe_ns)
+
     def step_uj(self, t_ns: int, energy_uj: int) -> int | None:
-        """Energy since the last read, unwrapped; None if no processor could have taken that much."""
-        step_uj = energy_uj - self.energy_uj
+        """Energy since the last read, unwrapped; None if the counter cannot have counted that.
+
+        Set back within the last 2 kJ before its wrap it looks as if it had wrapped: that is taken for one.
+        """
+        step_uj, took_ns = energy_uj - self.energy_uj, t_ns - self.t_ns
         if step_uj < 0:
+            if took_ns > self.patience_ns:
+                return None
             step_uj += self.range_uj + 1
-        possible = step_uj * 1000 <= (t_ns - self.t_ns + _SLACK_NS) * _MOST_W
+        possible = step_uj * 1000 <= (took_ns + _SLACK_NS) * _MOST_W
         return step_uj if possible else None
 
     def forget(self) -> None:

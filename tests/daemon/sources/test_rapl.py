@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from energyd.ledger import Ledger
 from energyd.sources import Break, Event, PowerSamples, rapl_zones
 from energyd.sources import rapl as rapl_module
 from energyd.sources.discover import discover
 from energyd.sources.rapl import RaplSource
 from energyd.sources.rapl_zones import Zone
+from energyd.timeline import Timeline
 
 RANGE_UJ = 65_712_999_613
 S = 1_000_000_000
@@ -420,6 +422,47 @@ def test_a_zone_that_appears_in_mid_run_does_not_change_what_a_total_is_made_of(
     tree.zone("intel-rapl:1", "package-1", 1)
     tree.sleep(1)
     assert {event.uuid for event in source.read()} == {"rapl:package-0"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_befalls_a_counter_every_step_that_is_no_hole_has_its_true_energy(tree, monkeypatch, seed):
+    """Random load, wraps, silences, failures, resets and suspends, from the file to the running integral."""
+    random = np.random.default_rng(seed)
+    tree.zone("intel-rapl:0", "package-0", 1, range_uj=30_000_000_000)  # wraps every 30 to 300 s
+    source = tree.opened(int(random.integers(1, 30_000_000_000)))
+    ledger = Ledger(Timeline("boot", 0), {}, "daemon_down")
+    ledger.declare(source.devices(), source.domains(), 0)
+    truth_t, truth_uj, spent_uj = [], [], 0
+    for _ in range(400):
+        tree.watts["intel-rapl:0"] = float(random.integers(100, 1000))
+        before = tree.get("intel-rapl:0")
+        seconds = float(random.choice([1, 1, 1, 1, 1.5, 4, 7, 14]))
+        tree.sleep(seconds)
+        spent_uj += (tree.get("intel-rapl:0") - before) % 30_000_000_001
+        fate = random.integers(0, 40)
+        if fate == 0:
+            tree.set("intel-rapl:0", 1_000_000)
+            if (
+                not 15_000_000_000 < before < 18_000_000_000
+            ):  # where its value does not tell
+                tree.asleep_ns += S
+        with monkeypatch.context() as patch:
+            if fate in (1, 2):
+                fail(patch, errno.EIO)
+            events = source.read()
+        truth_t.append(tree.now_ns)
+        truth_uj.append(spent_uj)
+        for event in events:
+            take = ledger.samples_in if isinstance(event, PowerSamples) else ledger.break_in
+            take(*((event, 0) if isinstance(event, PowerSamples) else (event,)))
+    t_ns, power_mw, cum_uj = ledger.logs[0].after(None)
+    true_uj = np.interp(t_ns, truth_t, truth_uj)
+    holes = {row[2] for row in ledger.rows["gaps"] if row[4] is None}
+    solid = ~np.isin(t_ns[1:], list(holes))
+    assert np.diff(cum_uj)[solid] == pytest.approx(np.diff(true_uj)[solid], abs=2)
+    assert holes  # it did befall
+    assert solid.mean() > 0.8
+    assert power_mw.min() > 0
 
 
 def fail(monkeypatch: pytest.MonkeyPatch, code: int, *numbers: str) -> None:
