@@ -82,6 +82,16 @@ class PolledPower:
     average_mw: int | NvmlError
 
 
+@dataclass(frozen=True)
+class ProcessUse:
+    """How busy one process kept the GPU's multiprocessors up to an instant."""
+
+    pid: int  # as the host numbers it
+    stamp_us: int  # CLOCK_REALTIME, the driver's own stamp
+    t_ns: int  # the same instant on CLOCK_BOOTTIME
+    sm_percent: int
+
+
 def clock_pair() -> tuple[int, int]:
     """(CLOCK_BOOTTIME ns, CLOCK_BOOTTIME less CLOCK_REALTIME ns), the tightest of three brackets.
 
@@ -241,3 +251,25 @@ class Nvml:
         return frozenset(
             int(process.pid) for process in self._call("nvmlDeviceGetComputeRunningProcesses", handle)
         )
+
+    def process_use(self, handle: Any, last_stamp_us: int | None) -> list[ProcessUse]:
+        """Utilisation by process since a stamp (None: in the last second); idle processes have none.
+
+        The driver keeps seconds of it, and averages over them all if asked since 0. Values outside
+        0 to 100 %, which some drivers give, are dropped.
+        """
+        read_ns, offset_ns = clock_pair()
+        now_us = (read_ns - offset_ns) // 1000
+        since_us = now_us - 1_000_000 if last_stamp_us is None else last_stamp_us
+        try:
+            samples = self._call("nvmlDeviceGetProcessUtilization", handle, since_us)
+        except NvmlError as error:
+            # 0: the binding's word for a GPU on which nobody is busy.
+            if error.code not in (0, NOT_FOUND, NO_DATA):
+                raise
+            return []
+        return [
+            ProcessUse(int(s.pid), int(s.timeStamp), int(s.timeStamp) * 1000 + offset_ns, int(s.smUtil))
+            for s in samples
+            if s.pid and s.smUtil <= 100 and since_us < s.timeStamp <= now_us + 1_000_000
+        ]
