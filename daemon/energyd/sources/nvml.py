@@ -52,6 +52,7 @@ _POWER_AVERAGE: Final = 185
 _POWER_INSTANT: Final = 186
 _TEMPERATURE_GPU: Final = 0
 _CLOCK_SM: Final = 1
+_LARGEST_PID: Final = 1 << 22  # Linux's own limit
 
 
 class NvmlError(Exception):
@@ -255,8 +256,8 @@ class Nvml:
     def process_use(self, handle: Any, last_stamp_us: int | None) -> list[ProcessUse]:
         """Utilisation by process since a stamp (None: in the last second); idle processes have none.
 
-        The driver keeps seconds of it, and averages over them all if asked since 0. Values outside
-        0 to 100 %, which some drivers give, are dropped.
+        The driver keeps seconds of it, and averages over them all if asked since 0. Rubbish that some
+        drivers give (37,100 %, a process of number 2^32 - 1) is dropped.
         """
         read_ns, offset_ns = clock_pair()
         now_us = (read_ns - offset_ns) // 1000
@@ -271,5 +272,5 @@ class Nvml:
         return [
             ProcessUse(int(s.pid), int(s.timeStamp), int(s.timeStamp) * 1000 + offset_ns, int(s.smUtil))
             for s in samples
-            if s.pid and s.smUtil <= 100 and since_us < s.timeStamp <= now_us + 1_000_000
+            if 0 < s.pid <= _LARGEST_PID and s.smUtil <= 100 and since_us < s.timeStamp <= now_us + 1_000_000
         ]
