@@ -31,6 +31,8 @@ class Store:
     root: Path
     logs: dict[int, DeviceLog] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)
+    doubts: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """{device: (u_random, u_total)} as shares of each energy from here on; none: doubt is not stated."""
     samples: list[tuple[int, int, int, int]] = field(default_factory=list)
     rows: dict[str, list[tuple[int | None, tuple[Any, ...]]]] = field(default_factory=dict)
 
@@ -120,10 +122,14 @@ class Store:
     ) -> None:
         """The row of `energies` that the ingest code yields for this window."""
         energy_uj, reason, coverage, n = self.ingest(device, t0, t1)
+        doubt = {}
+        if energy_uj is not None and device in self.doubts:
+            random, total = (round(share * energy_uj) for share in self.doubts[device])
+            doubt = {"u_random_uj": random, "u_total_uj": total}
         self.add(
             "energies", hour, run_id=run_id, stage_id=stage_id, device=device, t0_ns=t0, t1_ns=t1,
             energy_uj=energy_uj, self_uj=energy_uj, exclusive_uj=energy_uj, overlap_ns=0, coverage=coverage,
-            n_samples=n, source=self.sources[device], flags=flags, reason=reason,
+            n_samples=n, source=self.sources[device], flags=flags, reason=reason, **doubt,
         )  # fmt: skip
 
     def ingest(
