@@ -159,9 +159,10 @@ def runs(ctx: click.Context, /, **own: Any) -> None:
 
 @cli.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("--net", is_flag=True, help="Also what went beyond idling, by the run's prerun stage.")
 @_options
 @click.pass_context
-def stages(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
+def stages(ctx: click.Context, /, run_name: str | None, net: bool, **own: Any) -> None:
     """What did each stage of RUN cost? RUN: an id, its beginning, a name, or all; default: the latest.
 
     Exits 4 if some energy is unknown or still pending.
@@ -171,8 +172,27 @@ def stages(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
 
     settings = _settings(ctx, **own)
     with _open(settings) as reader:
-        whole = show_stages(reader, find_run(reader, run_name), settings["format_"], settings["output"])
+        run_id = find_run(reader, run_name)
+        whole = show_stages(reader, run_id, settings["format_"], settings["output"], net=net)
     ctx.exit(0 if whole else 4)
+
+
+@cli.command("net")
+@click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("--idle", metavar="STAGE", help="Name of the stages that idle; default: prerun, prerun.…")
+@_options
+@click.pass_context
+def net_command(ctx: click.Context, /, run_name: str | None, idle: str | None, **own: Any) -> None:
+    """What did each stage of RUN take beyond idling, device by device?
+
+    Idle power: prerun.context, else the latest prerun stage that ended before, in the same run.
+    """
+    from energyq.find import find_run
+    from energyq.stages import show_net
+
+    settings = _settings(ctx, **own)
+    with _open(settings) as reader:
+        show_net(reader, find_run(reader, run_name), idle, settings["format_"], settings["output"])
 
 
 @cli.command()
