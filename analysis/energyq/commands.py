@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from energyd.store.read import Reader
 
 _EXIT = {
-    "QueryMalformed": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
+    "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
 }  # fmt: skip
 
 
@@ -46,9 +46,9 @@ def run(args: list[str] | None) -> int:
 def _code_of(error: Exception) -> int | None:
     """The exit code of an error that speaks for itself; None for a fault in energyq."""
     from energyd.store.read import ReadError
-    from energyq.find import NotFound
+    from energyq.find import NotFound, Refused
 
-    if isinstance(error, (ReadError, NotFound)):
+    if isinstance(error, (ReadError, NotFound, Refused)):
         return _EXIT.get(type(error).__name__, 1)
     return None
 
@@ -228,3 +228,29 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
             reader, find_run(reader, run_name or "all"), settings["format_"], settings["output"]
         )
     ctx.exit(code)
+
+
+@cli.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--repeatability", metavar="SHARE", type=click.FloatRange(min=0, max=1), default=0.005, show_default=True,
+    help="Usual spread (k = 1) between runs, where it cannot be told from repeats.",
+)  # fmt: skip
+@_options
+@click.pass_context
+def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float, **own: Any) -> None:
+    """Do A and B differ in energy? Each: a RUN, key=value for all runs so labelled, or either with /STAGE.
+
+    Example: energyq compare student=1B,seed=0 student=7B,seed=0. Exits 4 if an energy is unknown.
+    """
+    from energyq.compare import compare
+    from energyq.compare_text import show
+
+    settings = _settings(ctx, **own)
+    if settings["format_"] not in (None, "table", "json"):
+        raise click.UsageError("compare speaks table (text) or json", ctx)
+    with _open(settings) as reader:
+        found = compare(reader, a, b, repeatability)
+    show(found, settings["format_"], settings["output"])
+    ctx.exit(0 if found.difference_j is not None else 4)
