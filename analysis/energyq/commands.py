@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _EXIT = {
     "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
+    "FactorsMissing": 78,
 }  # fmt: skip
 
 
@@ -46,9 +47,10 @@ def run(args: list[str] | None) -> int:
 def _code_of(error: Exception) -> int | None:
     """The exit code of an error that speaks for itself; None for a fault in energyq."""
     from energyd.store.read import ReadError
+    from energyq.factors import FactorsMissing
     from energyq.find import NotFound, Refused
 
-    if isinstance(error, (ReadError, NotFound, Refused)):
+    if isinstance(error, (ReadError, NotFound, Refused, FactorsMissing)):
         return _EXIT.get(type(error).__name__, 1)
     return None
 
@@ -254,3 +256,31 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
         found = compare(reader, a, b, repeatability)
     show(found, settings["format_"], settings["output"])
     ctx.exit(0 if found.difference_j is not None else 4)
+
+
+@cli.command()
+@click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("--region", metavar="CODE", help="Country, as FRA; default: ENERGYQ_REGION.")
+@click.option("--pue", type=click.FloatRange(min=1), default=1.0, show_default=True, help="Of the building.")
+@click.option("--price", metavar="PRICE", help="Of a kWh, as 0.30/kWh or 0.30EUR/kWh.")
+@_options
+@click.pass_context
+def carbon(
+    ctx: click.Context, /, run_name: str | None, region: str | None, pue: float, price: str | None, **own: Any
+) -> None:
+    """How much CO2e did the energy of RUN (or all) cause, by its region's electricity? Asks no network.
+
+    Exits 4 if some energy is unknown.
+    """
+    from energyq.carbon import region_of, show_carbon
+    from energyq.factors import factor_of
+    from energyq.find import find_run
+
+    settings = _settings(ctx, **own)
+    if settings["format_"] == "parquet":
+        raise click.UsageError("carbon speaks table, json, jsonl, csv or markdown", ctx)
+    factor = factor_of(region_of(region))
+    with _open(settings) as reader:
+        run_id = find_run(reader, run_name)
+        whole = show_carbon(reader, run_id, factor, pue, price, settings["format_"], settings["output"])
+    ctx.exit(0 if whole else 4)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from energyq.compare import Comparison, Figure, as_json
+from energyq.compare import Comparison, Figure
 from energyq.formats import jsonable, opened, print_table
 from energyq.numbers import NONE, figures, share_percent
 
@@ -16,7 +17,7 @@ def show(found: Comparison, format_: str | None, output: Path | None) -> None:
     """Write it as text, or as one JSON object."""
     with opened(output) as out:
         if format_ == "json":
-            out.write(json.dumps(jsonable(as_json(found)), ensure_ascii=False, indent=1) + "\n")
+            out.write(json.dumps(jsonable(asdict(found)), ensure_ascii=False, indent=1) + "\n")
         else:
             _table(found, out)
             out.writelines(line + "\n" for line in _lines(found))
@@ -24,7 +25,19 @@ def show(found: Comparison, format_: str | None, output: Path | None) -> None:
 
 def _table(found: Comparison, out: IO[str]) -> None:
     unit = found.a.token_unit if found.a.token_unit == found.b.token_unit else None
-    columns = ["", "run", "stage", "of", "energy J", "± J", "± total", "est. %", "seconds", "mean W", f"J/{unit}"]
+    columns = [
+        "",
+        "run",
+        "stage",
+        "of",
+        "energy J",
+        "± J",
+        "± total",
+        "est. %",
+        "seconds",
+        "mean W",
+        f"J/{unit}",
+    ]
     rows = [_row(name, figure) for name, figure in (("A", found.a), ("B", found.b))]
     keep = [i for i, name in enumerate(columns) if any(row[i] for row in rows) and (unit or name != "J/None")]
     print_table(

@@ -77,11 +77,15 @@ def doubt_line(rows: list[Row]) -> Iterator[str]:
         if any(r["total_j"] is not None for r in rows):
             yield "no doubt is stated for these energies"
         return
-    total = [100 * r["u_total_j"] / r["total_j"] for r in known if r["u_total_j"] is not None and r["total_j"]]
+    total = [
+        100 * r["u_total_j"] / r["total_j"] for r in known if r["u_total_j"] is not None and r["total_j"]
+    ]
     whole = ""
     if total:
         low, high = f"{min(total):.2g}", f"{max(total):.2g}"
-        whole = f"; with the sensors' common error ± {low if low == high else f'{low} to {high}'} % (u_total_j)"
+        whole = (
+            f"; with the sensors' common error ± {low if low == high else f'{low} to {high}'} % (u_total_j)"
+        )
     yield f"±: random part of the doubt, k = 2 (95 %){whole}"
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from energyq.find import NotFound, Refused, find_run, question
+from energyq.notes import spoken
 
 if TYPE_CHECKING:
     from energyd.store.read import Reader
@@ -22,7 +23,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Side:
-    """One side: what it is called, its runs, and its rows (of runs, or of stages on `path`) that are known."""
+    """One side: the word for its runs, and its known rows (of runs, or of stages on `path`)."""
 
     word: str
     run_ids: list[str]
@@ -43,7 +44,7 @@ class Side:
 
 def find_side(reader: Reader, word: str) -> Side:
     """The side meant. Raises Refused where there is none."""
-    run_ids, path = _resolve(reader, word)
+    head, run_ids, path = _resolve(reader, word)
     stages = reader.sql(question("compare_stages"), {"runs": run_ids}).dicts()
     if path is None:
         found = reader.sql(question("compare_totals"), {"runs": run_ids}).dicts()
@@ -52,18 +53,21 @@ def find_side(reader: Reader, word: str) -> Side:
         found = [s for s in stages if s["path"] == path]
         inner = [s for s in stages if s["path"].startswith(path + "/")]
     known = [r for r in found if r["total_j"] is not None and r["status"] != "open"]
-    skipped = [f"{r['run']} ({r['run_id']}): {r['reason'] or r['status']}" for r in found if r not in known]
+    skipped = [f"{r['run']} ({r['run_id']}): {spoken(r['reason'] or r['status'])}" for r in found if r not in known]
     devices = reader.sql(question("compare_devices"), {"runs": run_ids}).dicts()
-    return Side(word, run_ids, path, known, inner if len(run_ids) == 1 else [], devices, skipped)
+    return Side(head, run_ids, path, known, inner if len(run_ids) == 1 else [], devices, skipped)
 
 
-def _resolve(reader: Reader, word: str) -> tuple[list[str], str | None]:
-    """(run ids, path of the stage). A `/` may belong to a name or label: the first reading that fits holds."""
+def _resolve(reader: Reader, word: str) -> tuple[str, list[str], str | None]:
+    """(word for the runs, their ids, path of the stage).
+
+    A `/` may belong to a name or label: the first reading that fits holds.
+    """
     first: Exception | None = None
     for head, tail in _readings(word):
         try:
             run_ids = _runs(reader, head)
-            return run_ids, None if tail is None else _path(reader, run_ids, head, tail)
+            return head, run_ids, None if tail is None else _path(reader, run_ids, head, tail)
         except (NotFound, Refused) as error:
             # A run that is there but lacks the stage says more than a name that is nowhere.
             first = error if first is None or isinstance(error, Refused) else first
@@ -83,7 +87,9 @@ def _runs(reader: Reader, head: str) -> list[str]:
         found = [r["run_id"] for r in reader.sql(question("compare_labels")).dicts() if _has(r, wanted)]
         if found:
             return found
-        raise NotFound(f"no run has {head} in {reader.store}\n  cure: energyq \"SELECT name, labels FROM runs\"")
+        raise NotFound(
+            f'no run has {head} in {reader.store}\n  cure: energyq "SELECT name, labels FROM runs"'
+        )
     run_id = find_run(reader, head)
     if run_id is None:
         raise NotFound("`all` is no side of a comparison\n  cure: a run, or key=value for several")
@@ -100,7 +106,7 @@ def _plain(value: Any) -> str:
 
 
 def _path(reader: Reader, run_ids: list[str], head: str, tail: str) -> str:
-    paths = {s["path"] for s in reader.sql(question("compare_stages"), {"runs": run_ids}).dicts()}
+    paths: set[str] = {s["path"] for s in reader.sql(question("compare_stages"), {"runs": run_ids}).dicts()}
     if tail in paths:
         return tail
     ends = sorted(p for p in paths if p.endswith("/" + tail))

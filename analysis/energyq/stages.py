@@ -40,7 +40,17 @@ def show_runs(reader: Reader, format_: str | None, output: Path | None) -> None:
         **_figures(rows),
     }
     with opened(output) as out:
-        spare = ["source", "unit", "tokens", "coverage %", "began (UTC)", "GPU J", "CPU J", "mean W", "status"]
+        spare = [
+            "source",
+            "unit",
+            "tokens",
+            "coverage %",
+            "began (UTC)",
+            "GPU J",
+            "CPU J",
+            "mean W",
+            "status",
+        ]
         left_out = print_table(*_cells(columns, rows), out, spare)
         out.writelines(line + "\n" for line in _below(reader, rows, "run", marks, left_out))
 
@@ -48,7 +58,10 @@ def show_runs(reader: Reader, format_: str | None, output: Path | None) -> None:
 def show_stages(
     reader: Reader, run_id: str | None, format_: str | None, output: Path | None, *, net: bool = False
 ) -> bool:
-    """One row per stage, as a tree; `net`: also beyond idling. False if an energy is unknown that should be there."""
+    """One row per stage, as a tree; `net`: also beyond idling.
+
+    False if an energy that should be there is unknown.
+    """
     query, params = question("stages_net" if net else "stages"), {"run_id": run_id}
     if format_ == "parquet":
         write_parquet(reader, query, params, output)

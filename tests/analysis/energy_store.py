@@ -122,7 +122,7 @@ class Store:
         hour: int | None = None,
         **more: Any,
     ) -> None:
-        """The row of `energies` that the ingest code yields for this window; `more`: columns to set otherwise."""
+        """The row of `energies` that the ingest code yields for this window; `more`: columns that differ."""
         energy_uj, reason, coverage, n = self.ingest(device, t0, t1)
         doubt = {}
         if energy_uj is not None and device in self.doubts:

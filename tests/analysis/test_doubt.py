@@ -85,7 +85,12 @@ def test_memory_is_no_part_of_the_total_and_its_doubt_neither(store: Store) -> N
     store.power(1, range(T0, T0 + 60 * S + 1, 20 * MS), lambda t: 10_000)
     store.stage("r1", "s1", "train", T0 + 10 * S, T0 + 20 * S)
     row = stage_of(store.write(), "s1")
-    assert (row["total_j"], row["dram_j"], row["u_random_j"], row["u_total_j"]) == (2000.0, 100.0, 60.0, 100.0)
+    assert (row["total_j"], row["dram_j"], row["u_random_j"], row["u_total_j"]) == (
+        2000.0,
+        100.0,
+        60.0,
+        100.0,
+    )
 
 
 def test_pieces_of_one_device_add_random_parts_as_a_root_and_systematic_parts_linearly(store: Store) -> None:
@@ -207,7 +212,9 @@ def report(store: Store) -> Path:
     store.power(1, range(T0, T0 + 60 * S + 1, 20 * MS), lambda t: 50_000)
     flags = {0: ["aliased"], 1: ["estimated", "shared_cpu"]}
     store.stage("r1", "c", "prerun.context", T0 + 12 * S, T0 + 17 * S, energy_flags={1: ["estimated"]})
-    store.stage("r1", "s1", "student.train", T0 + 30 * S, T0 + 40 * S, counts={"label": 123_456}, energy_flags=flags)
+    store.stage(
+        "r1", "s1", "student.train", T0 + 30 * S, T0 + 40 * S, counts={"label": 123_456}, energy_flags=flags
+    )
     return store.write()
 
 
@@ -235,16 +242,22 @@ def test_flags_are_footnotes_in_words_and_the_line_below_says_which_doubt_is_sho
     lines = energyq("stages", "--store", report(store), "--format", "table").stdout.splitlines()
     train = next(line for line in lines if "student.train" in line)
     assert train.split()[:2] == ["student.train", "¹·²"]
-    assert "¹ aliased: power swings near the sensor's own period, so readings of instant power mislead" in lines
+    assert (
+        "¹ aliased: power swings near the sensor's own period, so readings of instant power mislead" in lines
+    )
     assert any(line.startswith("² shared_cpu: another run went on meanwhile") for line in lines)
     assert train.split()[2:8] == ["10.00", "5,200", "500.0", "5,700", "53", "8.77"]
     share = 100 * hypot(52, 10, sqrt(260**2 - 52**2), sqrt(200**2 - 10**2)) / 5700
-    assert any(line.startswith("±: random part of the doubt, k = 2 (95 %); with the sensors'") for line in lines)
+    assert any(
+        line.startswith("±: random part of the doubt, k = 2 (95 %); with the sensors'") for line in lines
+    )
     assert any(f"{share:.2g} % (u_total_j)" in line for line in lines)
     assert "est. %: share of the total that is an estimate, not a measurement" in lines
 
 
-def test_stages_net_shows_what_went_beyond_idling_and_from_which_stage(store: Store, energyq: Energyq) -> None:
+def test_stages_net_shows_what_went_beyond_idling_and_from_which_stage(
+    store: Store, energyq: Energyq
+) -> None:
     root = report(store)
     text = energyq("stages", "--net", "--store", root, "--format", "table").stdout
     assert "net: total less the power of prerun.context for the same seconds" in text
@@ -261,7 +274,10 @@ def test_net_takes_any_stage_as_its_baseline(store: Store, energyq: Energyq) -> 
     store.stage("r1", "s1", "train", T0 + 30 * S, T0 + 40 * S)
     root = store.write()
     own = json.loads(energyq("net", "--idle", "warm up", "--store", root, "--format", "json").stdout)
-    assert [(r["stage"], r["net_j"], r["baseline_w"]) for r in own] == [("warm up", None, None), ("train", 0.0, 520.0)]
+    assert [(r["stage"], r["net_j"], r["baseline_w"]) for r in own] == [
+        ("warm up", None, None),
+        ("train", 0.0, 520.0),
+    ]
     plain = json.loads(energyq("net", "--store", root, "--format", "json").stdout)
     assert {r["reason"] for r in plain} == {"no baseline before it on this device"}
     assert "no baseline before it" in energyq("net", "--store", root, "--format", "table").stdout

@@ -121,7 +121,7 @@ def test_what_is_no_question_is_refused_and_writes_nothing(
 
 
 def test_helpers_in_memory_pivots_and_plans_are_questions_too(root: Path, energyq: Energyq) -> None:
-    helper = "CREATE TEMP TABLE t AS SELECT 3 AS n; CREATE MACRO twice(x) AS 2 * x; SELECT twice(n) AS n FROM t"
+    helper = "CREATE TEMP TABLE t AS SELECT 3 AS n; CREATE MACRO two(x) AS 2 * x; SELECT two(n) AS n FROM t"
     assert energyq("--store", root, helper).stdout == "n\n6\n"
     pivot = "PIVOT (SELECT stage, domain, energy_j FROM stage_energy) ON domain USING count(*)"
     assert energyq("--store", root, pivot).returncode == 0
@@ -139,7 +139,7 @@ def test_a_usage_error_of_plain_sql_names_no_hidden_command(root: Path, energyq:
 def test_a_store_that_is_named_wins_over_the_daemon_in_the_environment(
     root: Path, daemon: Callable[..., str], energyq: Energyq, store: Store, tmp_path: Path
 ) -> None:
-    """Another daemon's endpoint is exported, and lives; the named store is at rest, then has its own daemon."""
+    """Another daemon lives and is exported; the named store is at rest, then has a daemon of its own."""
     other = Store(tmp_path / "other").write()
     elsewhere = daemon(other, {"sealed": {}, "live": {}, "samples": {}, "rows": {}})
     assert len(rows(energyq("runs", "--store", root, ENERGYD_ENDPOINT=elsewhere).stdout)) == 2
