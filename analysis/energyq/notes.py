@@ -28,7 +28,7 @@ FLAGS: Final = {
     "aliased": "power swings near the sensor's own period, so readings of instant power mislead",
     "disagree": "power integral and hardware counter differ by more than their doubts",
     "bridged": "samples are missing inside; the hardware counter gives the energy of the hole",
-    "too_short": "shorter than two periods of its sensor",
+    "too_short": "shorter than two periods of one of its sensors",
     "shared_gpu": "another run or process used the GPU meanwhile; its energy is in here too",
     "shared_cpu": "another run went on meanwhile; CPU energy is the whole machine's",
     "aborted": "its process died; it ends at the last sign of life",

@@ -53,7 +53,9 @@ def find_side(reader: Reader, word: str) -> Side:
         found = [s for s in stages if s["path"] == path]
         inner = [s for s in stages if s["path"].startswith(path + "/")]
     known = [r for r in found if r["total_j"] is not None and r["status"] != "open"]
-    skipped = [f"{r['run']} ({r['run_id']}): {spoken(r['reason'] or r['status'])}" for r in found if r not in known]
+    skipped = [
+        f"{r['run']} ({r['run_id']}): {spoken(r['reason'] or r['status'])}" for r in found if r not in known
+    ]
     devices = reader.sql(question("compare_devices"), {"runs": run_ids}).dicts()
     return Side(head, run_ids, path, known, inner if len(run_ids) == 1 else [], devices, skipped)
 

@@ -75,7 +75,7 @@ def test_an_unknown_energy_stays_null_with_its_reason_and_exits_4(root: Path, en
     ("options", "why"),
     [
         ([], "no region"),
-        (["--region", "FRX"], "such as FRA (France)"),
+        (["--region", "FRX"], "FRA (France)"),
         (["--region", "Germny"], "such as DEU (Germany)"),
         (["--region", "FRA", "--price", "cheap"], "not a price: 'cheap'"),
         (["--region", "FRA", "--pue", "0.5"], "0.5 is not in the range x>=1"),
