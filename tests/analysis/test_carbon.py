@@ -34,8 +34,8 @@ def root(store: Store) -> Path:
 def test_grams_are_kwh_times_pue_times_the_regions_factor_with_the_energys_doubt(
     root: Path, energyq: Energyq
 ) -> None:
-    done = energyq("carbon", "kd", "--store", root, "--region", "FRA", "--pue", "1.2", "--price", "0.30EUR/kWh",
-                   "--format", "json")  # fmt: skip
+    done = energyq("carbon", "kd", "--store", root, "--region", "FRA", "--pue", "1.2", "--price",
+                   "0.30EUR/kWh", "--format", "json")  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     [row] = json.loads(done.stdout)
     assert row["energy_kwh"] == pytest.approx(0.0012)

@@ -37,9 +37,9 @@ def runs_of(
     if doubt is not None:
         store.doubts[device] = (doubt, 0.05)
     ids = [f"r{first + i:03}" for i in range(len(watts))]
-    for i, (run_id, power_w) in enumerate(zip(ids, watts, strict=True)):
-        begin = T0 + 2 * S * (first + i)
-        store.power(device, range(begin, begin + 2 * S, 20 * MS), lambda t, mw=round(1000 * power_w): mw)
+    for number, power_w in enumerate(watts, first):
+        begin, power_mw = T0 + 2 * S * number, round(1000 * power_w)
+        store.power(device, range(begin, begin + 2 * S, 20 * MS), lambda t, mw=power_mw: mw)
     store.power(device, [T0 + 2 * S * (first + len(watts))], lambda t: 0)
     return ids
 

@@ -125,7 +125,8 @@ def test_helpers_in_memory_pivots_and_plans_are_questions_too(root: Path, energy
     assert energyq("--store", root, helper).stdout == "n\n6\n"
     pivot = "PIVOT (SELECT stage, domain, energy_j FROM stage_energy) ON domain USING count(*)"
     assert energyq("--store", root, pivot).returncode == 0
-    assert energyq("--store", root, "EXPLAIN SELECT 1").returncode == 0
+    for question in ("EXPLAIN SELECT 1", "-- why?\nEXPLAIN ANALYZE FROM runs", "/* all */ (SELECT 1)"):
+        assert energyq("--store", root, "-", stdin=question).returncode == 0
 
 
 def test_a_usage_error_of_plain_sql_names_no_hidden_command(root: Path, energyq: Energyq) -> None:

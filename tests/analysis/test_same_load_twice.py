@@ -35,7 +35,7 @@ def load(name, count):
                     at[0] += 80_000_000
 load(sys.argv[1], int(sys.argv[2]))
 """
-"""Runs of five steps, stamped by an ideal schedule after they are over: a busy machine must not lengthen one."""
+"""Runs of five steps, stamped by an ideal schedule once they are over: a busy machine lengthens none."""
 
 
 @pytest.fixture

@@ -40,6 +40,12 @@ TRIES: Final = 4
 BATCH_ROWS: Final = 2_000
 ALLOWED: Final = {"SELECT", "EXPLAIN", "MULTI", "CREATE"}
 """Kinds of statement that ask, or (CREATE) stay in the reader's own memory; MULTI is PIVOT."""
+ASKS: Final = re.compile(
+    r"(\s|--[^\n]*\n|/\*.*?\*/)*(explain\s*(analyze\b|\([^)]*\))?\s*)?"
+    r"(select|from|with|values|table|pivot|unpivot|describe|summarize|show|create|\()",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How such a statement begins: EXPLAIN ANALYZE runs what it explains, and a COPY of a PIVOT is a MULTI."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +155,10 @@ class Reader:
         """
         for statement in self._con.extract_statements(query):
             kind = str(statement.type).rpartition(".")[2]
-            # EXPLAIN ANALYZE runs what it explains; PIVOT may stand inside a COPY.
-            hides = kind in ("EXPLAIN", "MULTI") and re.search(
-                r"\b(copy|export|analyze)\b", statement.query, re.IGNORECASE
-            )
-            if kind not in ALLOWED or hides:
+            if kind not in ALLOWED or not ASKS.match(statement.query):
                 raise QueryMalformed(
-                    f"only questions are run, and this is {hides[1].upper() if hides else kind}: "
-                    f"{statement.query.strip()[:60]}\n  cure: a SELECT; its rows go to a file by -o FILE"
+                    f"only questions are run, and this is none: {statement.query.strip()[:60]}\n"
+                    "  cure: a SELECT; its rows go to a file by -o FILE"
                 )
 
     def _stream(self, head: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
