@@ -10,10 +10,10 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test test-long test-gpu demo clean
+.PHONY: help deps setup check test test-long test-gpu bench-accuracy bench-sync demo clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install what tests need beside Python (root), or say what is missing
 	@PYTHON='$(PYTHON)' tests/deps.sh test
@@ -43,6 +43,14 @@ test-long: deps setup ## tests that take minutes
 
 test-gpu: deps setup ## tests that need an NVIDIA GPU
 	@$(PYTEST) -m gpu --timeout 1800 $(ARGS)
+
+bench-accuracy: setup ## how wrong is each tool? Needs an NVIDIA GPU, 15 minutes (ARGS="--loads idle,bursts")
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,pipelines]'
+	@$(BIN)/python tests/bench/accuracy/run.py --out docs/results/accuracy --budget-seconds 1200 $(ARGS)
+	@$(BIN)/python tests/bench/accuracy/report.py docs/results/accuracy > docs/results/accuracy.md
+
+bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; needs an NVIDIA GPU, 2 minutes
+	@$(BIN)/python tests/bench/sync_edges.py $(ARGS)
 
 demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)

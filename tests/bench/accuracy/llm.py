@@ -87,7 +87,12 @@ class Train:
                 said_at, done = time.monotonic(), 0
                 say(steady=name, preparing_s=round(said_at - began, 1))
         seconds = time.monotonic() - (said_at or began)
-        return {"steps": done, "batch": batch, "length": length, "tokens_per_s": done * batch * length / seconds}
+        return {
+            "steps": done,
+            "batch": batch,
+            "length": length,
+            "tokens_per_s": done * batch * length / seconds,
+        }
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]

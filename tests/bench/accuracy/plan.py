@@ -20,7 +20,7 @@ FREE: Final = 1
 SPAN: Final = 0.0
 """Length of the one window that spans the whole steady time of a load."""
 
-COUNTS: Final = {0.2: (60, 60), 1.0: (60, 60), 5.0: (16, 16), 10.0: (12, 8), 30.0: (5, 0)}
+COUNTS: Final = {0.2: (60, 60), 1.0: (60, 60), 5.0: (20, 16), 10.0: (16, 8), 30.0: (8, 0)}
 """Windows of each length in seconds: (tick, free)."""
 
 _TRIES: Final = 200
@@ -75,11 +75,16 @@ def plan(
 
 
 def one_at_a_time(windows: list[Window], pause_ns: int) -> list[Window]:
-    """Those that a tool can take which knows one window at once: each begins `pause_ns` after the last."""
+    """Those that a tool can take which knows one window at once: as many as fit, `pause_ns` apart.
+
+    Of long windows those with an exact reference come first, of short ones both kinds alike.
+    """
     kept: list[Window] = []
-    for window in sorted(windows, key=lambda w: w.t0_ns):
-        if not kept or window.t0_ns >= kept[-1].t1_ns + pause_ns:
-            kept.append(window)
+    kinds = ({TICK}, {FREE}) if windows and windows[0].length_s > 1 else ({TICK, FREE},)
+    for kind in kinds:
+        for window in sorted((w for w in windows if w.kind in kind), key=lambda w: w.t1_ns):
+            if all(window.t0_ns >= w.t1_ns + pause_ns or window.t1_ns + pause_ns <= w.t0_ns for w in kept):
+                kept.append(window)
     return kept
 
 

@@ -7,7 +7,7 @@ results can be computed again from these files alone. Times are CLOCK_BOOTTIME n
                                                showed the old value and of the first that showed the new one
   win_kind, win_length_s, win_k0, win_k1, win_t0_ns, win_t1_ns   windows (plan.py); tick windows with the
                                                times at which their steps came
-  ring_t_ns, ring_mw         samples as energyd stores them: its stamps, from which meta `lag_ns` is already off
+  ring_t_ns, ring_mw         samples as energyd stores them: meta `lag_ns` is already off their stamps
   counter_t_ns, counter_mj   energyd's own reads of the counter
   instant_t_ns, instant_mw, average_t_ns, average_mw   fields 186 and 185, looked at every 10 ms, changes only
   tool:NAME:w, …:begin_ns, …:begun_ns, …:end_ns, …:ended_ns, …:energy_j   a tool's windows: their numbers,

@@ -74,7 +74,7 @@ class Poll:
 
 
 class ZeusPower:
-    """Zeus PowerMonitor with an explicit period: 0.16.0 would spin without one. Asked in wall-clock seconds."""
+    """Zeus PowerMonitor, asked in wall-clock seconds. 0.16.0 would spin without an explicit period."""
 
     def __init__(self, domain: str) -> None:
         from zeus.monitor import PowerMonitor
@@ -112,7 +112,11 @@ def power_field(field: int) -> Callable[[], int]:
         if found.nvmlReturn != 0:
             raise pynvml.NVMLError(found.nvmlReturn)
         # A driver may answer in a wider type; the wrong member would be rubbish.
-        return int(found.value.ullVal if found.valueType == pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG else found.value.uiVal)
+        return int(
+            found.value.ullVal
+            if found.valueType == pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
+            else found.value.uiVal
+        )
 
     return read
 

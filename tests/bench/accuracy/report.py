@@ -1,6 +1,6 @@
 """How wrong is each tool? Makes the whole report from the raw data in DIR.
 
-    python3 tests/bench/accuracy/report.py DIR > docs/results/accuracy-h100.md
+python3 tests/bench/accuracy/report.py DIR > docs/results/accuracy-h100.md
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (2,)]
-    sys.path.append(str(Path(__file__).resolve().parents[3] / "client"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.accuracy import sections, variants
+from bench.accuracy import details, sections, variants, words
 from bench.accuracy.raw import Load, read_all, sessions
 from bench.accuracy.sections import FREE_LENGTHS, LENGTHS, TOOLS, cell, percent
 from bench.accuracy.stats import FREE, TICK, rows_of, summarise
@@ -32,11 +30,11 @@ def report(folder: Path) -> str:
         ["## Bursty loads, 5 and 10 s", "", *sections.bursty(loads), ""],
         ["## Real language-model loads, windows of 12 s and more", "", *sections.llm(loads), ""],
         ["## Where a peer is as good", "", *sections.as_good(loads), ""],
-        ["## Does the doubt that energyd states hold?", "", *sections.doubt(loads), ""],
+        ["## Does the doubt that energyd states hold?", "", *details.doubt(loads), ""],
         ["## What helped: other ways to use the same samples", "", *what_helped(loads), ""],
         ["## Each load", "", *each_load(loads)],
-        ["## The sensors, as they were found", "", *sections.sensors(loads), ""],
-        ["## What went wrong", "", *sections.failures(loads, held), ""],
+        ["## The sensors, as they were found", "", *details.sensors(loads), ""],
+        ["## What went wrong", "", *details.failures(loads, held), ""],
     ]
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
@@ -44,11 +42,7 @@ def report(folder: Path) -> str:
 def pooled(loads: list[Load]) -> list[str]:
     """A table for each window length."""
     lines = [
-        "Signed error p50, p95 of the absolute error and rate of missing results (nothing, or 0 J) over windows that "
-        "begin and end at a step of the counter, so that each has an exact reference. Beside it, from windows of any "
-        "phase: the mean of all repeats against the mean of the reference (± its standard error), and p95 of the "
-        "absolute error against the counter drawn as a straight line between its steps; that reference is itself "
-        "off by some per cent in the shortest windows.",
+        words.POOLED,
         "",
     ]
     for length_s in LENGTHS:
@@ -57,16 +51,16 @@ def pooled(loads: list[Load]) -> list[str]:
             "| tool | n | missing | error p50 | abs. error p95 | n, any phase | missing | mean of repeats "
             "| abs. error p95 |", "|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
-        for tool, words in TOOLS.items():
+        for tool, called in TOOLS.items():
             rows = rows_of(loads, tool)
             if not len(rows):
-                lines.append(f"| {words} | no result: {sections.why_absent(loads, tool)} |||||||| ")
+                lines.append(f"| {called} | no result: {sections.why_absent(loads, tool)} |||||||| ")
                 continue
             tick = summarise(rows.pick(length_s, TICK))
             free = summarise(rows.pick(length_s, FREE))
             mean = "–" if free.mean is None else f"{percent(free.mean)} ± {100 * (free.mean_se or 0):.2f}"
             lines.append(
-                f"| {words} | {tick.n} | {cell(tick.missing)} | {cell(tick.p50)} | {cell(tick.p95, False)} "
+                f"| {called} | {tick.n} | {cell(tick.missing)} | {cell(tick.p50)} | {cell(tick.p95, False)} "
                 f"| {free.n} | {cell(free.missing)} | {mean} | {cell(free.p95, False)} |"
             )
         lines.append("")
@@ -76,8 +70,7 @@ def pooled(loads: list[Load]) -> list[str]:
 def each_load(loads: list[Load]) -> list[str]:
     """For each load: tool by window length."""
     lines = [
-        "Signed error p50 / p95 of the absolute error (missing results, if any) over tick windows; in the last "
-        "columns the mean of repeats of any phase.",
+        words.EACH,
         "",
     ]
     for name in dict.fromkeys(load.name for load in loads):
@@ -86,13 +79,13 @@ def each_load(loads: list[Load]) -> list[str]:
         lines += [f"### {name} (mean {mean_w:.0f} W)", "", *[_did(load) for load in some], ""]
         heads = [f"{s:g} s" for s in LENGTHS] + [f"mean, {s:g} s" for s in FREE_LENGTHS]
         lines += ["| tool | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-        for tool, words in TOOLS.items():
+        for tool, called in TOOLS.items():
             rows = rows_of(some, tool)
             if not len(rows):
                 continue
             cells = [_short(summarise(rows.pick(s, TICK))) for s in LENGTHS]
             cells += [cell(summarise(rows.pick(s, FREE)).mean) for s in FREE_LENGTHS]
-            lines.append(f"| {words} | " + " | ".join(cells) + " |")
+            lines.append(f"| {called} | " + " | ".join(cells) + " |")
         lines.append("")
     return lines
 
@@ -100,10 +93,7 @@ def each_load(loads: list[Load]) -> list[str]:
 def what_helped(loads: list[Load]) -> list[str]:
     """The variants' table with what it means."""
     return [
-        "p95 of the absolute error over all tick windows, recomputed from the kept samples (`variants.py`). A lag is "
-        "what is taken off the driver's own stamps. Best lags were fitted on every other window of 0.2 and 1 s; these "
-        "two columns show the windows that were not fitted. The counter-anchored rows use steps of the counter that "
-        "do not depend on the windows; they are the only ones that use the counter at all.",
+        words.HELPED,
         "",
         *variants.table(loads),
     ]
@@ -115,7 +105,9 @@ def short(folder: Path) -> str:
     if not loads:
         return "no load was kept"
     lines = [f"{len(loads)} loads: {', '.join(load.name for load in loads)}"]
-    lines.append(f"{'':24s}" + "".join(f"{f'{s:g} s p95':>12s}" for s in LENGTHS) + f"{'missing':>9s}{'n':>7s}")
+    lines.append(
+        f"{'':24s}" + "".join(f"{f'{s:g} s p95':>12s}" for s in LENGTHS) + f"{'missing':>9s}{'n':>7s}"
+    )
     for tool in TOOLS:
         rows = rows_of(loads, tool)
         if not len(rows):
@@ -141,7 +133,9 @@ def _mean_w(load: Load) -> float:
 
 def _did(load: Load) -> str:
     did = {k: v for k, v in load.meta.get("did", {}).items() if k != "stopped"}
-    return f"{load.meta.get('seconds', 0):g} s steady; " + (", ".join(f"{k} {v}" for k, v in did.items()) or "nothing")
+    return f"{load.meta.get('seconds', 0):g} s steady; " + (
+        ", ".join(f"{k} {v}" for k, v in did.items()) or "nothing"
+    )
 
 
 if __name__ == "__main__":

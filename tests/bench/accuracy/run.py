@@ -2,8 +2,8 @@
 
     python3 tests/bench/accuracy/run.py --out DIR [--loads idle,square-50ms,…] [--seconds-per-load 45]
 
-Several calls add to the same DIR. It ends by itself after --budget-seconds: a load that no longer fits is left
-out, a tool that fails is noted in DIR/log and in the report. `report.py DIR` makes the report.
+Several calls add to the same DIR. It ends by itself after --budget-seconds: a load that no longer fits is
+left out, a tool that fails is noted in DIR/log and in the report. `report.py DIR` makes the report.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
-sys.path[:0] = [str(ROOT / name) for name in ("tests", "client", "daemon", "analysis")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from bench.accuracy import paths
 from bench.accuracy.children import Child
 from bench.accuracy.loads import KIND_OF
+from bench.accuracy.options import machine, parse
 from bench.accuracy.session import LIVE_TOOLS, PROBES, RECORDING_TOOLS, Recording, Ticks
 from bench.accuracy.store import Daemon
 
@@ -78,10 +78,10 @@ class Bench:
         for kind in dict.fromkeys(KIND_OF[name] for name in self.options.loads):
             self.players[kind] = Child(kind, log / f"load-{kind}.log", "bench.accuracy.loads", kind)
         wanted = self.options.tools
+        self.daemon.wait()  # its own client must find it
         for name in [n for n in (*LIVE_TOOLS, *RECORDING_TOOLS, *PROBES) if n.partition("@")[0] in wanted]:
             group = self.live if name in LIVE_TOOLS else self.recorders
             group[name] = Child(name, log / f"{name}.log", "bench.accuracy.worker", name, self.ticks_at)
-        self.daemon.wait()
         self.await_steps()
         deadline = time.monotonic() + 45
         for group in (self.live, self.recorders):
@@ -118,6 +118,11 @@ class Bench:
             return
         recording = Recording(name, self.ticks, self.options.seed + number, seconds, self.options.scale)
         recording.load.meta["session"] = self.session["began"]
+        recording.load.meta["tools"] = {
+            tool.partition("@")[0]: [said["failed"]]
+            for tool, said in self.session["tools"].items()
+            if said["failed"]
+        }
         recording.order(self.live)
         self.say(f"{name}: steady, {len(recording.windows)} windows in {seconds:.0f} s")
         self.finish_pending()  # the last load's, while this one's windows pass in other processes
@@ -171,45 +176,10 @@ class Bench:
         self.say("everything is stopped")
 
 
-def machine() -> dict[str, Any]:
-    """The GPU and the driver, by NVML."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    found: dict[str, Any] = {"gpu": pynvml.nvmlDeviceGetName(handle), "driver": pynvml.nvmlSystemGetDriverVersion()}
-    try:
-        found["limit_w"] = pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000
-    except pynvml.NVMLError:
-        found["limit_w"] = None
-    pynvml.nvmlShutdown()
-    return found
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options; `said` keeps them as they were typed, for the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = list(dict.fromkeys(n.partition("@")[0] for n in (*LIVE_TOOLS, *RECORDING_TOOLS, *PROBES)))
-    parser.add_argument("--out", type=Path, required=True, help="folder for raw data")
-    parser.add_argument("--loads", default=",".join(n for n in KIND_OF if n != "cpu-fake"), help="in this order")
-    parser.add_argument("--seconds-per-load", type=float, default=45, help="steady seconds that are measured")
-    parser.add_argument("--only-tools", default=",".join(known), help="of these")
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the planned windows")
-    parser.add_argument("--budget-seconds", type=float, default=540, help="ends by itself after that")
-    parser.add_argument("--seed", type=int, default=20261124)
-    options = parser.parse_args(arguments)
-    options.said = arguments
-    options.loads = options.loads.split(",")
-    options.tools = options.only_tools.split(",")
-    if wrong := [n for n in options.loads if n not in KIND_OF] + [n for n in options.tools if n not in known]:
-        parser.error(f"unknown: {', '.join(wrong)}; loads: {', '.join(KIND_OF)}; tools: {', '.join(known)}")
-    return options
-
-
 def main() -> int:
     """Run, whatever happens write down what there is, and print the short table."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:4], os.environ.get("PYTHONPATH", "")])
-    bench = Bench(parse(sys.argv[1:]))
+    paths.export()
+    bench = Bench(parse(sys.argv[1:], str(__doc__)))
 
     def out_of_time(number: int, frame: Any) -> NoReturn:
         raise OutOfTime

@@ -97,9 +97,11 @@ class Recording:
                 self._note(name, f"{spec}: {answer['unfinished_edges']} edges not reached in time")
 
     def finish(self, ticks: Ticks, recorders: dict[str, Child], folder: Path, store_path: Path) -> Load:
-        """Ask the recorders and the store, and write everything down. Must come 2 s or more after the load."""
+        """Ask the recorders and the store, write everything down; 2 s or more after the load."""
         self._keep_ticks(ticks)
-        spans = [(w.number, int(self._t0[i]), int(self._t1[i])) for i, w in enumerate(self.windows) if self._ok[i]]
+        spans = [
+            (w.number, int(self._t0[i]), int(self._t1[i])) for i, w in enumerate(self.windows) if self._ok[i]
+        ]
         for name, child in recorders.items():
             self._ask(name, child, spans)
         try:
@@ -150,7 +152,9 @@ class Recording:
         a, meta = self.load.arrays, self.load.meta
         a["ring_t_ns"], a["ring_mw"] = found["ring"]
         a["counter_t_ns"], a["counter_mj"] = found["counters"]
-        meta.update(lag_ns=found["lag_ns"], device=found["device"], sensors=found["sensors"], gaps=found["gaps"])
+        meta.update(
+            lag_ns=found["lag_ns"], device=found["device"], sensors=found["sensors"], gaps=found["gaps"]
+        )
         self._rows["energyd-ring"] = [[n, t0, t0, t1, t1, found["window_j"].get(n)] for n, t0, t1 in spans]
         planned = {w.number: w for w in self.windows}
         rows = self._rows.get("energyd-stage", [])
@@ -176,5 +180,3 @@ class Recording:
 
     def _note(self, tool: str, what: str) -> None:
         self.load.meta["tools"].setdefault(tool, []).append(what)
-
-

@@ -34,7 +34,9 @@ class Rows:
         """Those for which the mask holds."""
         return Rows(**{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
 
-    def pick(self, length_s: float | None = None, kind: int = TICK, loads: Iterable[str] | None = None) -> Rows:
+    def pick(
+        self, length_s: float | None = None, kind: int = TICK, loads: Iterable[str] | None = None
+    ) -> Rows:
         """Those of one length, kind and some loads."""
         mask = self.kind == kind
         if length_s is not None:
@@ -90,7 +92,9 @@ def rows_of(loads: list[Load], tool: str) -> Rows:
         parts.append(rows.where((rows.doubt_ns <= MAX_DOUBT_NS) & (rows.reference_j > 0)))
     if not parts:
         return Rows(np.array([], dtype=object), *(np.array([]) for _ in range(6)))
-    return Rows(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in Rows.__dataclass_fields__})
+    return Rows(
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in Rows.__dataclass_fields__}
+    )
 
 
 def summarise(rows: Rows) -> Summary:

@@ -16,7 +16,16 @@ import numpy as np
 from energyd.store.read import Reader, open_reader
 
 NS = 1_000_000_000
-_STAGE = ("energy_j", "integral_j", "u_integral_j", "counter_j", "u_counter_j", "u_random_j", "u_total_j", "coverage")
+_STAGE = (
+    "energy_j",
+    "integral_j",
+    "u_integral_j",
+    "counter_j",
+    "u_counter_j",
+    "u_random_j",
+    "u_total_j",
+    "coverage",
+)
 
 
 class Daemon:
@@ -64,12 +73,16 @@ def gather(store: Path, windows: list[tuple[int, int, int]], t0_ns: int, t1_ns: 
         number = int(device["device"])
         inside = f"device = {number} AND t_ns BETWEEN {low} AND {high} ORDER BY t_ns"
         found["ring"] = _columns(reader, f"SELECT t_ns - {offset}, power_mw FROM samples WHERE {inside}")
-        found["counters"] = _columns(reader, f"SELECT t_ns - {offset}, energy_mj FROM counters WHERE {inside}")
+        found["counters"] = _columns(
+            reader, f"SELECT t_ns - {offset}, energy_mj FROM counters WHERE {inside}"
+        )
         gaps = f"SELECT t0_ns, t1_ns, reason, bridged_uj FROM gaps WHERE device = {number}"
         found["gaps"] = reader.sql(f"{gaps} AND t1_ns > {low} AND t0_ns < {high}").dicts()
         found["sensors"] = _sensors(reader, number)
         rows = ", ".join(f"({number}::UTINYINT, {n}, {a + offset}, {b + offset})" for n, a, b in windows)
-        reader.sql(f"CREATE OR REPLACE TEMP TABLE asked AS FROM (VALUES {rows}) v(device, number, t0_ns, t1_ns)")
+        reader.sql(
+            f"CREATE OR REPLACE TEMP TABLE asked AS FROM (VALUES {rows}) v(device, number, t0_ns, t1_ns)"
+        )
         joules = reader.sql("SELECT number, energy_j FROM integrate('asked')").fetchall()
         found["window_j"] = {int(n): j for n, j in joules}
         found["stages"] = _stages(reader, number, low, high)
@@ -91,7 +104,8 @@ def stage_columns(stages: list[dict[str, Any] | None]) -> tuple[dict[str, np.nda
         for name in _STAGE
     }
     words = [
-        {} if s is None else {k: s[k] for k in ("flags", "method", "reason", "source") if s.get(k)} for s in stages
+        {} if s is None else {k: s[k] for k in ("flags", "method", "reason", "source") if s.get(k)}
+        for s in stages
     ]
     return columns, words
 

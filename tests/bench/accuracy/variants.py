@@ -16,8 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.accuracy.plan import COUNTS, TICK
 from bench.accuracy.raw import Load, read_all
@@ -90,7 +89,9 @@ def anchored(load: Load, at: Floats, lag_ns: float, every_s: float) -> Floats:
     return ring + np.interp(ring, ring_at_steps, mj - mj[0] - (ring_at_steps - ring_at_steps[0]))
 
 
-def errors(load: Load, cumulative: Cumulative, length_s: float | None = None, part: int | None = None) -> Floats:
+def errors(
+    load: Load, cumulative: Cumulative, length_s: float | None = None, part: int | None = None
+) -> Floats:
     """Relative errors over the tick windows; `part` 0 or 1: every other one."""
     mask = (load["win_kind"] == TICK) & load.has_ticks(load["win_k0"], load["win_k1"])
     mask &= load.doubt_ns(np.arange(len(mask))) <= MAX_DOUBT_NS
