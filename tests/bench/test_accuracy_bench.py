@@ -16,7 +16,9 @@ import pytest
 from bench.accuracy import report, sections, variants
 from bench.accuracy.plan import FREE, TICK, one_at_a_time, plan
 from bench.accuracy.raw import Load, read_all, save
+from bench.accuracy.recorders import Poll
 from bench.accuracy.stats import rows_of, summarise
+from real_daemon import wait_for
 
 if TYPE_CHECKING:
     from fake_nvml.build import FakeNvml
@@ -95,6 +97,21 @@ def test_zero_joules_and_no_answer_count_as_missing_and_not_as_an_error() -> Non
     assert (found.n, found.missing) == (4, 0.5)
     assert found.p50 == pytest.approx(0.005)
     assert found.worst == pytest.approx(0.01)
+
+
+def test_a_poll_with_interpolated_edges_covers_the_window_and_one_without_loses_its_ends() -> None:
+    powers = iter([100_000] * 10_000)
+    energies = []
+    for edges in (False, True):
+        poll = Poll(lambda: next(powers), 0.05, edges=edges)
+        wait_for(lambda poll=poll: len(poll.samples(0, 1 << 62)) >= 12)
+        poll.close()
+        t_ns = poll.samples(0, 1 << 62)[:, 0]
+        t0_ns, t1_ns = int(t_ns[2] + t_ns[3]) // 2, int(t_ns[9] + t_ns[10]) // 2
+        energies.append(poll.energy_j(t0_ns, t1_ns) / ((t1_ns - t0_ns) / 1e9 * 100))
+        assert poll.energy_j(int(t_ns[3]) + 1, int(t_ns[4]) - 1) is None or edges
+    assert energies[0] == pytest.approx(6 / 7, abs=0.08)
+    assert energies[1] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_tool_that_never_answers_has_a_rate_of_one_and_no_percentiles() -> None:

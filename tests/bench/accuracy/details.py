@@ -143,4 +143,7 @@ def failures(loads: list[Load], held: list[dict[str, Any]]) -> list[str]:
                 f"- {load.name}: {doubtful} windows left out because a step was not known to 8 ms, "
                 f"{unseen} because one was not seen; {len(load.meta.get('gaps', []))} gaps in the samples"
             )
+        reasons = [word["reason"] for word in load.meta.get("stage_words", []) if "reason" in word]
+        if reasons:
+            lines.append(f"- {load.name}: stages without energy: {_count(reasons)}")
     return lines or ["Nothing."]

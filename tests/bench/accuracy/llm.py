@@ -74,9 +74,12 @@ class Train:
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
                 _wait()
+                fits = True
             except torch.OutOfMemoryError:
+                fits = False
+            if not fits:  # here, since inside of `except` the traceback still holds what filled the memory
                 if batch == 1:
-                    raise
+                    raise RuntimeError("out of memory at batch 1")
                 batch //= 2
                 print(f"out of memory: batch {batch}", file=sys.stderr, flush=True)
                 optimiser.zero_grad(set_to_none=True)

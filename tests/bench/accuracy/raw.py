@@ -92,7 +92,7 @@ def save(folder: Path, load: Load) -> Path:
     path, again = folder / f"{load.name}.npz", 2
     while path.exists():
         path, again = folder / f"{load.name}.{again}.npz", again + 1
-    text = json.dumps({**load.meta, "name": load.name})
+    text = json.dumps({**load.meta, "name": load.name}, default=str)
     with path.open("wb") as file:
         np.savez_compressed(file, meta=np.array(text), **load.arrays)
     return path

@@ -56,7 +56,7 @@ class Bench:
         self.session: dict[str, Any] = {
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "command": shlex.join(["python3", "tests/bench/accuracy/run.py", *options.said]),
-            "python": platform.python_version(), "kernel": platform.release(), "cores": os.cpu_count(),
+            "python": platform.python_version(), "cores": os.cpu_count(),
             "tools": {}, "loads": {},
         }  # fmt: skip
 
@@ -156,6 +156,8 @@ class Bench:
             kind = KIND_OF[name]
             for other in [k for k in self.players if k != kind and self.players[k].ready]:
                 self.players.pop(other).close(20)
+            if kind in self.players and self.players[kind].failed:
+                self.players.pop(kind).close(2)
             if kind not in self.players:
                 log = self.out / "log" / f"load-{kind}.log"
                 self.players[kind] = Child(kind, log, "bench.accuracy.loads", kind)
@@ -165,7 +167,7 @@ class Bench:
     def close(self) -> None:
         """End everything that was started; write the session down."""
         path = self.out / f"session-{self.session['began'].replace(':', '')}.json"
-        path.write_text(json.dumps(self.session, indent=1) + "\n")
+        path.write_text(json.dumps(self.session, indent=1, default=str) + "\n")
         for child in [*self.players.values(), *self.live.values(), *self.recorders.values()]:
             child.close(2)
         for thing in ("ticks", "reference"):

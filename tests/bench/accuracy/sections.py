@@ -28,9 +28,11 @@ TOOLS: Final = {
     "nvitop-1s": "nvitop collector, 1 s (its default)",
     "poster-average": "poll of average power each 0.5 s, trapezoid",
     "poster-instant": "poll of instant power each 0.5 s, trapezoid",
+    "poster-average-edges": "the same of average power, edges interpolated",
+    "poster-instant-edges": "the same of instant power, edges interpolated",
 }
-INSTANT: Final = ("poster-instant", "zeus-power-instant")
-AVERAGE: Final = ("poster-average", "zeus-power-average", "nvitop-0.1s", "nvitop-1s")
+INSTANT: Final = ("poster-instant", "poster-instant-edges", "zeus-power-instant")
+AVERAGE: Final = ("poster-average", "poster-average-edges", "zeus-power-average", "nvitop-0.1s", "nvitop-1s")
 COUNTER: Final = ("zeus-window", "zeus-window-approx", "codecarbon")
 """Tools whose figure is a difference of the counter that is also the reference."""
 
@@ -51,7 +53,7 @@ def head(loads: list[Load], held: list[dict[str, Any]], folder: Path) -> list[st
     """Machine, versions, commands."""
     machines = dict.fromkeys(
         f"{m.get('gpu')}, driver {m.get('driver')}, limit {m.get('limit_w')} W, {s.get('cores')} cores, "
-        f"kernel {s.get('kernel')}, Python {s.get('python')}"
+        f"Python {s.get('python')}"
         for s in held
         if (m := s.get("machine", {}))
     )

@@ -24,7 +24,10 @@ LIVE_TOOLS: Final = (
     *(f"codecarbon@{s:g}" for s in LENGTHS), *(f"nvitop-0.1s@{s:g}" for s in LENGTHS),
     *(f"nvitop-1s@{s:g}" for s in LENGTHS),
 )  # fmt: skip
-RECORDING_TOOLS: Final = ("poster-average", "poster-instant", "zeus-power-instant", "zeus-power-average")
+RECORDING_TOOLS: Final = (
+    "poster-average", "poster-instant", "poster-average-edges", "poster-instant-edges",
+    "zeus-power-instant", "zeus-power-average",
+)  # fmt: skip
 PROBES: Final = ("polled-instant", "polled-average")
 
 

@@ -124,13 +124,15 @@ def variants(loads: list[Load]) -> dict[str, Cumulative]:
     """Everything that is tried, by what the report calls it."""
     half = float(np.median(np.concatenate([np.diff(load["ring_t_ns"]) for load in loads]))) / 2 / _MS
     best = {rule: best_lag_ms(loads, rule) for rule in (trapezoid, rectangle, boxcar)}
-    stored = 0.0 if not loads else float(loads[0].meta.get("lag_ns", 0)) / _MS
+    stored = float(loads[0].meta.get("lag_ns", 0)) / _MS
 
     def use(rule: Callable[..., Floats], lag_ms: float, *more: float) -> Cumulative:
         return lambda load, at: rule(load, at, lag_ms * _MS, *more)
 
     table = {
-        f"trapezoid, as energyd stores it (lag {stored:g} ms)": use(trapezoid, stored),
+        f"trapezoid, as energyd stores it (lag {stored:g} ms)": (
+            lambda load, at: trapezoid(load, at, float(load.meta.get("lag_ns", 0)))
+        ),
         "trapezoid, lag 0": use(trapezoid, 0),
         f"trapezoid, lag of half a period ({half:.1f} ms)": use(trapezoid, half),
         "trapezoid, lag 13 ms": use(trapezoid, 13),
