@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from bench.accuracy import report, sections, variants
+from bench.accuracy import details, report, sections, variants
 from bench.accuracy.plan import FREE, TICK, one_at_a_time, plan
 from bench.accuracy.raw import Load, read_all, save
 from bench.accuracy.recorders import Poll
@@ -170,6 +170,19 @@ def test_a_load_measured_twice_keeps_both_recordings(tmp_path: Path) -> None:
     for energy_j in (300.0, 303.0):
         save(tmp_path, made_up("idle", {"energyd-ring": [energy_j]}))
     assert sorted(rows_of(read_all(tmp_path), "energyd-ring").energy_j) == [300.0, 303.0]
+
+
+def test_the_share_of_stages_within_their_stated_doubt_is_counted_per_figure() -> None:
+    load = made_up("idle", {"energyd-stage": [303.0, 297.0, 300.0, 330.0]})
+    load.arrays["stage:energy_j"] = load.tool("energyd-stage", "energy_j")
+    load.arrays["stage:integral_j"] = np.array([300.0, 300.0, np.nan, 300.0])
+    load.arrays["stage:u_random_j"] = np.full(4, 4.0)
+    load.arrays["stage:u_integral_j"] = np.array([1.0, 1.0, np.nan, np.nan])
+    load.meta["stage_words"] = [{"flags": ["aliased"], "method": "counter"}] * 2
+    lines = details.doubt([load])
+    assert any(line.startswith("| `energy_j` | 1 s | 4 | 4 | 75.0 % (") for line in lines)
+    assert any(line.startswith("| `integral_j` | 1 s | 4 | 2 | 100.0 % (") for line in lines)
+    assert lines[-1] == "Flags of these stages: aliased 2. Methods: counter 2."
 
 
 def test_windows_stay_inside_the_steady_time_and_share_no_step_of_the_counter() -> None:

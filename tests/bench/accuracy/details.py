@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,29 +13,37 @@ from bench.accuracy.sections import LENGTHS, TOOLS
 from bench.accuracy.stats import MAX_DOUBT_NS
 
 
+FIGURES: Final = {"energy_j": "u_random_j", "integral_j": "u_integral_j"}
+"""What a stage states, and its doubt. Where `energy_j` is the counter's, only `integral_j` is independent."""
+
+
 def doubt(loads: list[Load]) -> list[str]:
     """Share of stages whose error lies within the stated doubt."""
-    heads = ("window", "stages", "stated", "within", "median u / p95 of the error", "median u of the energy")
-    lines = [words.DOUBT, "", "| " + " | ".join(heads) + " | flagged |", "|---|---|---|---|---|---|---|"]
+    heads = ("figure", "window", "stages", "stated", "within", "median u / p95 of the error")
+    lines = [words.DOUBT, "", "| " + " | ".join(heads) + " | median u of the energy |", "|---" * 7 + "|"]
     stated = [load for load in loads if "stage:u_random_j" in load.arrays]
-    for length_s in LENGTHS:
-        parts = [_stated(load, length_s) for load in stated]
-        if not sum(len(part) for part in parts):
-            continue
-        u, error, slack, energy = np.concatenate(parts).T
-        flagged = [flag for load in stated for flag in _flags(load, length_s)]
-        has = ~np.isnan(u) & ~np.isnan(error)
-        cells = [f"{length_s:g} s", str(len(u)), str(int(has.sum()))]
-        if has.any():
-            u, error, slack, energy = u[has], error[has], slack[has], energy[has]
-            within, allowed = np.mean(error <= u), np.mean(error <= np.hypot(u, slack))
-            cells.append(f"{100 * within:.1f} % ({100 * allowed:.1f} %)")
-            cells.append(f"{np.median(u) / max(np.percentile(error, 95), 1e-9):.2f}")
-            cells.append(f"{100 * np.median(u / energy):.2f} %")
-        else:
-            cells += ["not stated", "–", "–"]
-        lines.append("| " + " | ".join(cells) + f" | {_count(flagged)} |")
-    return lines
+    for figure in FIGURES:
+        for length_s in LENGTHS:
+            parts = [_stated(load, figure, length_s) for load in stated]
+            if sum(len(part) for part in parts):
+                lines.append(
+                    f"| `{figure}` | {length_s:g} s | " + " | ".join(_coverage(np.concatenate(parts)))
+                )
+    flags = [flag for load in stated for flag in _flags(load)]
+    return [*lines, "", f"Flags of these stages: {_count(flags)}. Methods: {_count(_methods(stated))}."]
+
+
+def _coverage(rows: Any) -> list[str]:
+    u, error, slack, energy = rows.T
+    has = ~np.isnan(u) & ~np.isnan(error)
+    cells = [str(len(u)), str(int(has.sum()))]
+    if not has.any():
+        return [*cells, "not stated", "–", "– |"]
+    u, error, slack, energy = u[has], error[has], slack[has], energy[has]
+    within, allowed = np.mean(error <= u), np.mean(error <= np.hypot(u, slack))
+    cells.append(f"{100 * within:.1f} % ({100 * allowed:.1f} %)")
+    cells.append(f"{np.median(u) / max(np.percentile(error, 95), 1e-9):.2f}")
+    return [*cells, f"{100 * np.median(u / energy):.2f} % |"]
 
 
 def _of_length(load: Load, length_s: float) -> Any:
@@ -43,21 +51,24 @@ def _of_length(load: Load, length_s: float) -> Any:
     return (load["win_kind"][w] == TICK) & (load["win_length_s"][w] == length_s)
 
 
-def _stated(load: Load, length_s: float) -> Any:
+def _stated(load: Load, figure: str, length_s: float) -> Any:
     """Rows of (stated u, absolute error, the reference's own doubt, energy), J."""
     w = load.tool("energyd-stage", "w")
     reference = load.reference_j("energyd-stage")
     seconds = np.maximum((load["win_t1_ns"][w] - load["win_t0_ns"][w]) / 1e9, 1e-9)
     slack = load.doubt_ns(w) / 1e9 * reference / seconds
-    error = np.abs(load["stage:energy_j"] - reference)
-    rows = np.column_stack((load["stage:u_random_j"], error, slack, reference))
+    error = np.abs(load[f"stage:{figure}"] - reference)
+    rows = np.column_stack((load[f"stage:{FIGURES[figure]}"], error, slack, reference))
     return rows[_of_length(load, length_s)]
 
 
-def _flags(load: Load, length_s: float) -> list[str]:
-    said = load.meta.get("stage_words", [])
-    mask = _of_length(load, length_s)
-    return [flag for word, yes in zip(said, mask, strict=False) if yes for flag in word.get("flags", [])]
+def _flags(load: Load) -> list[str]:
+    return [flag for word in load.meta.get("stage_words", []) for flag in word.get("flags", [])]
+
+
+def _methods(loads: list[Load]) -> list[str]:
+    said = [word for load in loads for word in load.meta.get("stage_words", [])]
+    return [word["method"] for word in said if "method" in word]
 
 
 def _count(flags: list[str]) -> str:

@@ -60,7 +60,8 @@ def pooled(loads: list[Load]) -> list[str]:
             free = summarise(rows.pick(length_s, FREE))
             mean = "–" if free.mean is None else f"{percent(free.mean)} ± {100 * (free.mean_se or 0):.2f}"
             lines.append(
-                f"| {called} | {tick.n} | {cell(tick.missing, False)} | {cell(tick.p50)} | {cell(tick.p95, False)} "
+                f"| {called} | {tick.n} | {cell(tick.missing, False)} | {cell(tick.p50)} "
+                f"| {cell(tick.p95, False)} "
                 f"| {free.n} | {cell(free.missing, False)} | {mean} | {cell(free.p95, False)} |"
             )
         lines.append("")

@@ -53,6 +53,8 @@ AS_GOOD: Final = _line("""
 """)
 DOUBT: Final = _line("""
     Stages of the client over tick windows. Within: share of stages whose error is no larger than the
-    stated `u_random_j`; in brackets, where the reference's own doubt (how well its steps' instants are
-    known, times the window's mean power) is allowed beside it.
+    stated doubt (`u_random_j` of `energy_j`, `u_integral_j` of `integral_j`, k = 2); in brackets, where
+    the reference's own doubt (how well its steps' instants are known, times the window's mean power) is
+    allowed beside it. A figure that was taken from the counter is not independent of the reference; the
+    integral always is.
 """)
