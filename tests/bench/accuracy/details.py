@@ -12,7 +12,6 @@ from bench.accuracy.raw import Load
 from bench.accuracy.sections import LENGTHS, TOOLS
 from bench.accuracy.stats import MAX_DOUBT_NS
 
-
 FIGURES: Final = {"energy_j": "u_random_j", "integral_j": "u_integral_j"}
 """What a stage states, and its doubt. Where `energy_j` is the counter's, only `integral_j` is independent."""
 
