@@ -56,5 +56,6 @@ DOUBT: Final = _line("""
     stated doubt (`u_random_j` of `energy_j`, `u_integral_j` of `integral_j`, k = 2); in brackets, where
     the reference's own doubt (how well its steps' instants are known, times the window's mean power) is
     allowed beside it. A figure that was taken from the counter is not independent of the reference; the
-    integral always is.
+    integral always is. Stages begin and end a few milliseconds after the step; the ring's power over
+    these moments carries them back to it.
 """)

@@ -26,7 +26,9 @@ from bench.accuracy.tools import LIVE, Live
 from energyd_client.clock import now_ns
 
 _TICK = struct.Struct("<qqqq")
-_PAUSE_NS = 60_000_000  # between two windows of a tool that knows one at a time
+_PAUSE_NS = (
+    120_000_000  # between two windows of a tool that knows one at a time; steps come not quite as planned
+)
 _NEAR_NS = 3_000_000  # an edge this close is slept to, not polled for: poll counts whole milliseconds
 _LATE_NS = 3_000_000_000  # after the last planned edge
 
@@ -92,6 +94,8 @@ def measure(tool: Live, windows: list[Window], orders: Orders) -> dict[str, Any]
         name = f"w{window.number}-{window.t0_ns}"
         try:
             before = now_ns()
+            if begins and begun and not tool.nested:
+                return  # a step came so early that the window before is open still: the plan's fault
             if begins:
                 tool.begin(name)
                 begun[window.number] = (before, now_ns())
