@@ -71,7 +71,6 @@ class RingReader:
         """The device was away: its ring may mix old and new."""
         self.last_ns = now_ns - self.info.period_ns - self.info.lag_ns
         self._last_us = 0
-        self._offset_ns = None
 
     def read(self, nvml: Nvml, handle: Any) -> list[Event]:
         """Everything since the last drain."""
@@ -93,6 +92,12 @@ class RingReader:
         t_ns = drain.t_ns - self.info.lag_ns
         keep = (t_ns > self.last_ns) & plausible(drain.power_mw)
         keep[1:] &= np.diff(t_ns) > 0
+        # The wall clock may have been set back before we first looked: what is stamped ahead of now, and
+        # what stands before a jump back, was stamped by the old time.
+        keep &= t_ns <= newest_ns + _CLOCK_STEP_NS
+        back = np.flatnonzero(np.diff(drain.stamp_us) < 0)
+        if len(back):
+            keep[: back[-1] + 1] = False
         if keep.any():
             t_ns = t_ns[keep]
             events.append(PowerSamples(self.info.uuid, t_ns, drain.power_mw[keep].astype(np.int32)))
