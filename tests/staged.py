@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from energyd_client.protocol import AskStatus
+from energyd_client.request import ask
 from fake_nvml.build import FakeNvml
 from real_daemon import Daemon, wait_for
 
@@ -14,13 +16,21 @@ import pathlib
 with energy.run("tested") as run:
     for k, name in enumerate({names!r}):
         with run.stage(name):
+            began = time.monotonic()
             print(run.run_id, flush=True)
             while not pathlib.Path({gate!r} + str(k)).exists(): time.sleep(0.01)
+            lasted = time.monotonic() - began
+        print(name, lasted, flush=True)
 assert energy.flush(10)
 """
 
 COUNTER_STEP_J = 130.0
 """A bridge is good to one step (100 ms) of the fake's counter at each end, at up to 640 W."""
+
+
+def status(daemon: Daemon) -> dict[str, Any]:
+    """As `energyd status --json` has it, without a process of its own: it is asked again and again."""
+    return ask(daemon.endpoint, AskStatus(0), 10)
 
 
 @dataclass
@@ -66,16 +76,20 @@ class Staged:
         self._names = names or ("train",)
         self._gate = str(daemon.store.parent / "end")
         self._ended = 0
+        self.lasted_s: dict[str, float] = {}  # stage: by the program's own CLOCK_MONOTONIC
         self._process = daemon.program(PROGRAM.format(names=self._names, gate=self._gate))
         assert self._process.stdout is not None
         self.run_id = self._process.stdout.readline().strip()
+        wait_for(lambda: status(daemon)["open_stages"])
 
     def next(self) -> None:
         """End this stage; the next is open on return."""
         Path(self._gate + str(self._ended)).touch()
+        assert self._process.stdout is not None
+        name, lasted_s = self._process.stdout.readline().split()
+        self.lasted_s[name] = float(lasted_s)
         self._ended += 1
         if self._ended < len(self._names):
-            assert self._process.stdout is not None
             self._process.stdout.readline()
 
     def end(self, warned: str = "") -> None:
@@ -84,8 +98,9 @@ class Staged:
         _, err = self._process.communicate(timeout=60)
         assert self._process.returncode == 0, err
         assert err == "" or (warned and warned in err), err
-        pending = f"FROM stages WHERE run_id = '{self.run_id}' AND state <> 'final'"
-        wait_for(lambda: not self._daemon.query(pending), 45)
+        wait_for(
+            lambda: status(self._daemon)["open_stages"] + status(self._daemon)["pending_stages"] == 0, 45
+        )
 
     def costs(self, nvml: FakeNvml) -> dict[tuple[str, int], Cost]:
         """{(stage, device): what it cost}."""

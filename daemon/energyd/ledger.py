@@ -49,6 +49,7 @@ class _Device:
     track: CounterTrack = field(default_factory=CounterTrack)
     hold: _Hold | None = None
     soft_reason: str | None = None  # why the next long step will have been long
+    gap_ns: tuple[int, int] = (0, 0)  # where the last gap was, by its samples
     soft_t_ns: int = 0  # when that was said: samples from before do not refute it
     forced: bool = False  # the next step is a gap however short, and the counter may not bridge it
     reads: list[CounterRead] = field(default_factory=list)  # store time, not yet beside the integral
@@ -282,7 +283,8 @@ class Ledger:
             if edge is None and totals.t_ns is not None:
                 return
             book.reads.pop(0)
-            cum = edge.e_uj if isinstance(edge, Edge) and not edge.in_hole else None
+            in_gap = book.gap_ns[0] < read.t_ns < book.gap_ns[1]  # the integral only guesses the shape of one
+            cum = edge.e_uj if isinstance(edge, Edge) and not in_gap else None
             self._row("counters", (device, read.t_ns, read.energy_mj, cum))
             if cum is not None and isinstance(edge, Edge):
                 segment = edge.holes + book.resets
@@ -299,6 +301,7 @@ class Ledger:
     ) -> None:  # fmt: skip
         added = book.log.append_after_gap(t_ns, p_mw, reason, bridged, bridge_j2)
         gap = added.gaps[0]
+        book.gap_ns = gap.t0_ns, gap.t1_ns
         if bridged is None:
             book.log.totals.read_t_ns = None  # from before a hole: no bridge may begin there
         self._row("gaps", (device, gap.t0_ns, gap.t1_ns, gap.reason, gap.bridged_uj))

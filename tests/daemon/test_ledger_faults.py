@@ -123,6 +123,19 @@ def test_a_read_in_or_behind_a_further_gap_bridges_neither() -> None:
     assert gaps(ledger) == [("late", None), ("late", None)]
 
 
+def test_a_read_inside_a_bridged_gap_is_set_beside_no_integral() -> None:
+    ledger = ledger_with()
+    feed(ledger, power(0, 1), read(0.5, LOADED_LONG_AGO_MJ), now_s=1)
+    # Nothing is drawn until 3 s, 600 W from then on: the bridge knows the sum and not when.
+    at_3 = LOADED_LONG_AGO_MJ + 48_000
+    feed(ledger, read(3.0, at_3), power(5, 6), read(5.5, at_3 + 1_250_000), now_s=6)
+    feed(ledger, power(6, 7), now_s=7)
+    assert [reason for reason, bridged in gaps(ledger) if bridged] == ["late"]
+    beside = {row[2]: row[3] for row in ledger.rows["counters"]}
+    assert beside[at_3] is None
+    assert beside[at_3 + 1_250_000] is not None
+
+
 def test_a_read_that_came_with_the_gap_is_the_one_it_is_bridged_from() -> None:
     ledger = ledger_with()
     feed(ledger, power(0, 1), read(0.5, LOADED_LONG_AGO_MJ), now_s=1)

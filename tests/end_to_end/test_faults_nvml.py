@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fake_nvml.build import SONAME, FakeNvml
 from real_daemon import Daemon, wait_for
-from staged import Staged
+from staged import Staged, status
 
 MakeDaemon = Callable[..., Daemon]
 CODES = (1, 3, 6, 9, 15, 16, 18, 999)
@@ -25,11 +25,11 @@ def counted(daemon: Daemon, devices: int) -> Daemon:
 
 def sampled_since(daemon: Daemon, t_ns: int) -> bool:
     """Whether every device has stored samples from after that store time."""
-    return all((d["last_t_ns"] or 0) > t_ns for d in daemon.status()["devices"] if d["domain"] == "gpu")
+    return all((d["last_t_ns"] or 0) > t_ns for d in status(daemon)["devices"] if d["domain"] == "gpu")
 
 
 def all_well_again(daemon: Daemon) -> None:
-    now_ns = daemon.status()["now_ns"]
+    now_ns = status(daemon)["now_ns"]
     wait_for(lambda: sampled_since(daemon, now_ns), 30)
 
 
@@ -118,7 +118,7 @@ def refused_then_reloaded(daemon: Daemon, nvml: FakeNvml, code: int) -> None:
 
 
 def gpu_domain(daemon: Daemon) -> dict[str, str]:
-    (found,) = [d for d in daemon.status()["domains"] if d["domain"] == "gpu"]
+    (found,) = [d for d in status(daemon)["domains"] if d["domain"] == "gpu"]
     return found
 
 
@@ -218,7 +218,7 @@ def test_calls_slower_than_the_ring_is_deep_are_bridged_overruns_and_a_slow_coun
     fake_nvml.control("devices 2\ndelay_ms 3500 nvmlDeviceGetSamples\n")
     time.sleep(0.7)
     fake_nvml.control("devices 2\n")  # the call under way takes its time
-    wait_for(lambda: daemon.status()["gaps"] >= 2)
+    wait_for(lambda: status(daemon)["gaps"] >= 2)
     stage.next()
     reads = "SELECT count(*) AS n FROM counters WHERE energy_mj IS NOT NULL"
     fake_nvml.control("devices 2\ndelay_ms 400 nvmlDeviceGetTotalEnergyConsumption\n")

@@ -84,24 +84,22 @@ class RingReader:
             return [Break(self.info.uuid, drain.read_ns, "clock_step")]
         if not len(drain.stamp_us) or newest_ns <= self.last_ns:
             return []
+        # A wall clock set back before we first looked: what stands before a jump back, or is stamped ahead
+        # of now, was stamped by the old time.
+        back = np.flatnonzero(np.diff(drain.stamp_us) < 0)
+        valid = slice(int(back[-1]) + 1 if len(back) else 0, None)
+        stamp_us, power_mw = drain.stamp_us[valid], drain.power_mw[valid]
+        t_ns = drain.t_ns[valid] - self.info.lag_ns
         events: list[Event] = []
-        hole_ns = (int(drain.stamp_us[0]) - self._last_us) * 1000
+        hole_ns = (int(stamp_us[0]) - self._last_us) * 1000
         if self._last_us and hole_ns > self.info.max_step_ns and len(drain.stamp_us) >= self._full:
             events.append(Break(self.info.uuid, drain.read_ns, "overrun"))
-        self._last_us = int(drain.stamp_us[-1])
-        t_ns = drain.t_ns - self.info.lag_ns
-        keep = (t_ns > self.last_ns) & plausible(drain.power_mw)
+        self._last_us = int(stamp_us[-1])
+        keep = (t_ns > self.last_ns) & (t_ns <= newest_ns + _CLOCK_STEP_NS) & plausible(power_mw)
         keep[1:] &= np.diff(t_ns) > 0
-        # The wall clock may have been set back before we first looked: what is stamped ahead of now, and
-        # what stands before a jump back, was stamped by the old time.
-        keep &= t_ns <= newest_ns + _CLOCK_STEP_NS
-        back = np.flatnonzero(np.diff(drain.stamp_us) < 0)
-        if len(back):
-            keep[: back[-1] + 1] = False
         if keep.any():
-            t_ns = t_ns[keep]
-            events.append(PowerSamples(self.info.uuid, t_ns, drain.power_mw[keep].astype(np.int32)))
-            self.last_ns = int(t_ns[-1])
+            events.append(PowerSamples(self.info.uuid, t_ns[keep], power_mw[keep].astype(np.int32)))
+            self.last_ns = int(t_ns[keep][-1])
         return events
 
     def _clock_stepped(self, offset_ns: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,11 @@ from energyd_client.clock import now_ns
 
 PERIOD = 20_000_000
 DEPTH = 100
+
+
+INFO = DeviceInfo(
+    uuid="GPU-x", domain="gpu", name="x", source="ring", period_ns=PERIOD, max_step_ns=5 * PERIOD, depth=DEPTH
+)  # fmt: skip
 
 
 class Driver:
@@ -36,21 +43,11 @@ class Driver:
 
 
 @pytest.mark.parametrize("lag_ns", [0, PERIOD // 2])
-@pytest.mark.parametrize("step_s", [-3600.0, -1.0, 0.3, 60.0])
+@pytest.mark.parametrize("step_s", [-3600.0, -5.0, -1.0, -0.2, 0.2, 0.3, 5.0, 60.0])
 def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s, lag_ns):
     driver = Driver()
     driver.pass_s(5)
-    info = DeviceInfo(
-        uuid="GPU-x",
-        domain="gpu",
-        name="x",
-        source="ring",
-        period_ns=PERIOD,
-        max_step_ns=5 * PERIOD,
-        depth=DEPTH,
-        lag_ns=lag_ns,
-    )
-    reader = RingReader(info, 0.5, driver.now)
+    reader = RingReader(replace(INFO, lag_ns=lag_ns), 0.5, driver.now)
     events = []
     for i in range(20):
         driver.pass_s(0.5)
@@ -67,6 +64,47 @@ def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s, 
     assert np.sum(steps > PERIOD) == 1
     assert steps.max() <= 4_000_000_000
     assert t_ns[-1] == driver.now - lag_ns
+
+
+def stamps(events: list) -> np.ndarray:
+    return np.concatenate([e.t_ns for e in events if isinstance(e, PowerSamples)])
+
+
+@pytest.mark.parametrize("back_s", [0.2, 1.0, 5.0])
+def test_a_wall_clock_set_back_before_the_first_look_leaves_no_sample_ahead_of_its_time(back_s):
+    driver = Driver()
+    driver.pass_s(5)
+    driver.wall_ahead -= int(back_s * 1e9)
+    driver.pass_s(0.4)
+    set_ns = driver.now - 400_000_000
+    reader = RingReader(INFO, 0.5, driver.now)
+    events = reader.read(driver, None)
+    for _ in range(4):
+        driver.pass_s(0.5)
+        events += reader.read(driver, None)
+    t_ns = stamps(events)
+    assert t_ns[0] > set_ns
+    assert (np.diff(t_ns) == PERIOD).all()
+    assert t_ns[-1] == driver.now
+
+
+def test_a_wall_clock_set_back_while_the_gpu_was_away_is_seen_when_it_is_back():
+    driver = Driver()
+    driver.pass_s(5)
+    reader = RingReader(INFO, 0.5, driver.now)
+    events = reader.read(driver, None)
+    driver.pass_s(1)
+    driver.wall_ahead -= 1_000_000_000
+    driver.pass_s(0.2)
+    reader.restart(driver.now)
+    for _ in range(10):
+        driver.pass_s(0.5)
+        events += reader.read(driver, None)
+    assert [e.reason for e in events if isinstance(e, Break)] == ["clock_step"]
+    t_ns = stamps(events)
+    assert (t_ns % PERIOD == 0).all()
+    assert (np.diff(t_ns) > 0).all()
+    assert t_ns[-1] == driver.now
 
 
 def test_the_pair_of_clocks_is_read_within_microseconds():
