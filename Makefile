@@ -10,7 +10,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test test-long test-gpu bench-coverage demo clean
+.PHONY: help deps setup check test test-long test-gpu bench-coverage bench-accuracy bench-sync demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,14 @@ test-gpu: deps setup ## tests that need an NVIDIA GPU
 
 bench-coverage: setup ## how often the stated doubt holds the truth, on closed-form loads (docs/measurement.md)
 	@PYTHONPATH=tests $(BIN)/python tests/bench/coverage.py $(ARGS)
+
+bench-accuracy: setup ## how wrong is each tool? Needs an NVIDIA GPU, 15 minutes (ARGS="--loads idle,bursts")
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,pipelines]'
+	@$(BIN)/python tests/bench/accuracy/run.py --out docs/results/accuracy --budget-seconds 1200 $(ARGS)
+	@$(BIN)/python tests/bench/accuracy/report.py docs/results/accuracy > docs/results/accuracy.md
+
+bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; needs an NVIDIA GPU, 2 minutes
+	@$(BIN)/python tests/bench/sync_edges.py $(ARGS)
 
 demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)

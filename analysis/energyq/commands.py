@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from energyd.store.read import Reader
 
 _EXIT = {
-    "QueryMalformed": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
+    "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
+    "FactorsMissing": 78,
 }  # fmt: skip
 
 
@@ -46,9 +47,10 @@ def run(args: list[str] | None) -> int:
 def _code_of(error: Exception) -> int | None:
     """The exit code of an error that speaks for itself; None for a fault in energyq."""
     from energyd.store.read import ReadError
-    from energyq.find import NotFound
+    from energyq.factors import FactorsMissing
+    from energyq.find import NotFound, Refused
 
-    if isinstance(error, (ReadError, NotFound)):
+    if isinstance(error, (ReadError, NotFound, Refused, FactorsMissing)):
         return _EXIT.get(type(error).__name__, 1)
     return None
 
@@ -159,9 +161,10 @@ def runs(ctx: click.Context, /, **own: Any) -> None:
 
 @cli.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("--net", is_flag=True, help="Also what went beyond idling, by the run's prerun stage.")
 @_options
 @click.pass_context
-def stages(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
+def stages(ctx: click.Context, /, run_name: str | None, net: bool, **own: Any) -> None:
     """What did each stage of RUN cost? RUN: an id, its beginning, a name, or all; default: the latest.
 
     Exits 4 if some energy is unknown or still pending.
@@ -171,8 +174,27 @@ def stages(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
 
     settings = _settings(ctx, **own)
     with _open(settings) as reader:
-        whole = show_stages(reader, find_run(reader, run_name), settings["format_"], settings["output"])
+        run_id = find_run(reader, run_name)
+        whole = show_stages(reader, run_id, settings["format_"], settings["output"], net=net)
     ctx.exit(0 if whole else 4)
+
+
+@cli.command("net")
+@click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("--idle", metavar="STAGE", help="Name of the stages that idle; default: prerun, prerun.…")
+@_options
+@click.pass_context
+def net_command(ctx: click.Context, /, run_name: str | None, idle: str | None, **own: Any) -> None:
+    """What did each stage of RUN take beyond idling, device by device?
+
+    Idle power: prerun.context, else the latest prerun stage that ended before, in the same run.
+    """
+    from energyq.find import find_run
+    from energyq.stages import show_net
+
+    settings = _settings(ctx, **own)
+    with _open(settings) as reader:
+        show_net(reader, find_run(reader, run_name), idle, settings["format_"], settings["output"])
 
 
 @cli.command()
@@ -208,3 +230,57 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
             reader, find_run(reader, run_name or "all"), settings["format_"], settings["output"]
         )
     ctx.exit(code)
+
+
+@cli.command("compare")
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--repeatability", metavar="SHARE", type=click.FloatRange(min=0, max=1), default=0.005, show_default=True,
+    help="Usual spread (k = 1) between runs, where it cannot be told from repeats.",
+)  # fmt: skip
+@_options
+@click.pass_context
+def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float, **own: Any) -> None:
+    """Do A and B differ in energy? Each: a RUN, key=value for all runs so labelled, or either with /STAGE.
+
+    Example: energyq compare student=1B,seed=0 student=7B,seed=0. Exits 4 if an energy is unknown.
+    """
+    from energyq.compare import compare
+    from energyq.compare_text import show
+
+    settings = _settings(ctx, **own)
+    if settings["format_"] not in (None, "table", "json"):
+        raise click.UsageError("compare speaks table (text) or json", ctx)
+    with _open(settings) as reader:
+        found = compare(reader, a, b, repeatability)
+    show(found, settings["format_"], settings["output"])
+    ctx.exit(0 if found.difference_j is not None else 4)
+
+
+@cli.command()
+@click.argument("run_name", metavar="[RUN]", required=False)
+@click.option("--region", metavar="CODE", help="Country, as FRA; default: ENERGYQ_REGION.")
+@click.option("--pue", type=click.FloatRange(min=1), default=1.0, show_default=True, help="Of the building.")
+@click.option("--price", metavar="PRICE", help="Of a kWh, as 0.30/kWh or 0.30EUR/kWh.")
+@_options
+@click.pass_context
+def carbon(
+    ctx: click.Context, /, run_name: str | None, region: str | None, pue: float, price: str | None, **own: Any
+) -> None:
+    """How much CO2e did the energy of RUN (or all) cause, by its region's electricity? Asks no network.
+
+    Exits 4 if some energy is unknown.
+    """
+    from energyq.carbon import region_of, show_carbon
+    from energyq.factors import factor_of
+    from energyq.find import find_run
+
+    settings = _settings(ctx, **own)
+    if settings["format_"] == "parquet":
+        raise click.UsageError("carbon speaks table, json, jsonl, csv or markdown", ctx)
+    factor = factor_of(region_of(region))
+    with _open(settings) as reader:
+        run_id = find_run(reader, run_name)
+        whole = show_carbon(reader, run_id, factor, pue, price, settings["format_"], settings["output"])
+    ctx.exit(0 if whole else 4)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from energyq.find import find_stage, question
 from energyq.formats import jsonable, opened
-from energyq.numbers import percent, whole
-from energyq.stages import WHY
+from energyq.notes import FLAGS, WHY
+from energyq.numbers import figures, percent, whole
 
 if TYPE_CHECKING:
     from energyd.store.read import Reader
 
 Row = dict[str, Any]
+METHODS = {"integral": "integral of power", "counter": "hardware counter"}
 
 
 def explain_stage(reader: Reader, word: str, format_: str | None, output: Path | None) -> None:
@@ -75,7 +76,8 @@ def _device(d: Row) -> Iterator[str]:
         yield f"  energy  unknown: {WHY.get(d['reason'], d['reason'])}"
     else:
         mean = "" if d["mean_w"] is None else f", mean {d['mean_w']:.3f} W"
-        yield f"  energy  {d['energy_j']:.6f} J stored; {d['n_samples']} samples inside{mean}"
+        doubt = "" if d["u_random_j"] is None else f" ± {figures(d['u_random_j'], 2)} J"
+        yield f"  energy  {d['energy_j']:.6f} J{doubt} stored{_by(d)}; {d['n_samples']} samples inside{mean}"
     if d["recomputed_j"] is not None:
         again = f"{whole(d['end']['e_uj'] - d['begin']['e_uj'])} µJ = {d['recomputed_j']:.6f} J"
         yield f"  again   E(t1) − E(t0) = {again} from raw samples{_same(d)}"
@@ -92,9 +94,37 @@ def _device(d: Row) -> Iterator[str]:
         )
         yield f"  gap     {gap['reason']}, {gap['inside_ns'] / 1e9:.3f} s of it inside; {bridge}"
     yield from _counter(d)
-    if d["u_total_j"] is not None:
-        yield f"  doubt   ± {d['u_total_j']:.6f} J (k = 2)"
+    yield from _doubt(d)
+    if d["note"]:
+        yield f"  note    {d['note']}"
     yield f"  flags   {_flags(d['flags'])}"
+    for flag in d["flags"] or ():
+        if flag in FLAGS:
+            yield f"          {flag}: {FLAGS[flag]}"
+
+
+def _by(d: Row) -> str:
+    return "" if d["method"] is None else f", by the {METHODS.get(d['method'], d['method'])}"
+
+
+def _doubt(d: Row) -> Iterator[str]:
+    """Both figures with their doubts, then that of the figure kept."""
+    if d["energy_j"] is None:
+        return
+    for name, joules, doubt in (
+        ("integral", d["integral_j"], d["u_integral_j"]),
+        ("counter", d["counter_j"], d["u_counter_j"]),
+    ):
+        if joules is not None and doubt is not None:
+            kept = "; kept" if name == d["method"] else ""
+            yield f"  figure  {name:<8} {joules:.6f} J ± {figures(doubt, 2)} J{kept}"
+    if d["u_random_j"] is None or d["u_total_j"] is None:
+        yield "  doubt   not stated"
+        return
+    yield (
+        f"  doubt   ± {figures(d['u_random_j'], 2)} J random, ± {figures(d['u_total_j'], 2)} J "
+        "with the sensor's own error (k = 2)"
+    )
 
 
 def _edge(name: str, t: str, e: Row | None) -> Iterator[str]:
@@ -125,16 +155,24 @@ def _counter(d: Row) -> Iterator[str]:
         yield f"  counter {reads['n_reads']} reads inside; used: {first} and {last}"
         if reads["first_cum_uj"] is not None and reads["last_cum_uj"] is not None:
             yield f"          the integral at those: {reads['first_cum_uj']} µJ and {reads['last_cum_uj']} µJ"
-    if d["counter_j"] is not None and d["energy_j"] is not None:
-        share = f" ({100 * (d['energy_j'] / d['counter_j'] - 1):+.2f} %)" if d["counter_j"] else ""
-        apart = f"{d['energy_j'] - d['counter_j']:+.6f} J{share}"
+    integral_j = _integral(d)
+    if d["counter_j"] is not None and integral_j is not None:
+        share = f" ({100 * (integral_j / d['counter_j'] - 1):+.2f} %)" if d["counter_j"] else ""
+        apart = f"{integral_j - d['counter_j']:+.6f} J{share}"
         yield f"          carried to the edges {d['counter_j']:.6f} J; the integral differs by {apart}"
 
 
+def _integral(d: Row) -> float | None:
+    """J of the power integral as stored: the energy itself unless the counter's figure was kept."""
+    integral: float | None = d["integral_j"] if d["method"] == "counter" else d["energy_j"]
+    return integral
+
+
 def _same(d: Row) -> str:
-    if d["energy_j"] is None:
+    integral_j = _integral(d)
+    if integral_j is None:
         return ""
-    apart_uj = round((d["recomputed_j"] - d["energy_j"]) * 1e6)
+    apart_uj = round((d["recomputed_j"] - integral_j) * 1e6)
     return ": the same" if abs(apart_uj) <= 2 else f": DIFFERS by {apart_uj} µJ"
 
 

@@ -14,6 +14,10 @@ class NotFound(Exception):
     """No run or stage, or more than one, goes by that word."""
 
 
+class Refused(Exception):
+    """What is asked for makes no sense as it was typed: exit code 2. What, where, cure in the text."""
+
+
 @cache
 def question(name: str) -> str:
     """The text of `queries/<name>.sql`."""

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -58,7 +58,9 @@ def write_parquet(reader: Reader, query: str, params: dict[str, Any] | None, out
     if output is None:
         import click
 
-        raise click.UsageError("--format parquet needs -o FILE")
+        context = click.get_current_context()
+        hidden = context.command.hidden and context.parent  # `energyq "SELECT …"`: nobody typed `sql`
+        raise click.UsageError("--format parquet needs -o FILE", hidden or context)
     reader.write_parquet(query, output, params)
 
 
@@ -127,22 +129,38 @@ def _table(result: Result, out: IO[str]) -> None:
     )
 
 
-def print_table(columns: list[str], right: list[bool], rows: list[list[str]], out: IO[str]) -> None:
-    """A table for people: fitted to a terminal, at its natural width elsewhere."""
+def print_table(
+    columns: list[str], right: list[bool], rows: list[list[str]], out: IO[str], spare: Sequence[str] = ()
+) -> list[str]:
+    """A table for people: fitted to a terminal, at its natural width elsewhere.
+
+    `spare`: columns to leave out where the terminal is too narrow, the first of them first. Returns those
+    left out; what is too wide even then is folded.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name, is_right in zip(columns, right, strict=True):
-        table.add_column(Text(name), justify="right" if is_right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
     console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False)
+    kept = list(range(len(columns)))
+    left_out: list[str] = []
+    while True:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for i in kept:
+            table.add_column(Text(columns[i]), justify="right" if right[i] else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(row[i]) for i in kept))
+        natural = console.measure(table, options=console.options.update(width=10_000)).maximum
+        name = next((n for n in spare if n in columns and n not in left_out), None)
+        if name is None or natural <= console.width:
+            break
+        kept.remove(columns.index(name))
+        left_out.append(name)
     with console.capture() as captured:
         console.print(table)
     out.write("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()) + "\n")
+    return left_out
 
 
 def _is_number(kind: str) -> bool:

@@ -29,3 +29,8 @@ def percent(share: float | None) -> str:
     if share is None:
         return NONE
     return "100" if share >= 1 else f"{min(100 * share, 99.9):.1f}"
+
+
+def share_percent(share: float | None) -> str:
+    """A share in percent with three figures; what is not there stays away."""
+    return NONE if share is None else figures(100 * share, 3)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from energyq.find import question
 from energyq.formats import chosen, opened, print_table, write, write_parquet
-from energyq.numbers import NONE, figures, percent, whole
+from energyq.notes import Footnotes, doubt_line, few, is_whole, notes
+from energyq.numbers import NONE, figures, percent, share_percent, whole
 
 if TYPE_CHECKING:
     from energyd.store.read import Reader
 
 Row = dict[str, Any]
-NO_REASON_TO_WORRY: Final = "nothing to add up"
-"""How `stage_totals.reason` begins where the machine has no such domain: NULL is then the right answer."""
-WHY: Final = {
-    "open": "still open",
-    "pending": "no sample follows its end yet",
-    "no_sample_after_end": "no sample came in the 30 s after its end",
-    "gap_without_counter": "no counter bridges a gap inside it",
-    "before_first_sample": "it began before the first sample",
-    "marker_too_late": "its marker came too late for the daemon's memory; `energyq explain` can tell",
-}
+SPARE: Final = ["source", "unit", "tokens", "coverage %", "GPU J", "CPU J", "mean W", "± net"]
+"""Columns that a narrow terminal does without, the first of them first."""
 
 
 def show_runs(reader: Reader, format_: str | None, output: Path | None) -> None:
@@ -38,68 +31,163 @@ def show_runs(reader: Reader, format_: str | None, output: Path | None) -> None:
         write(result, format_, output)
         return
     rows = result.dicts()
+    marks = Footnotes()
+    columns: dict[str, Callable[[Row], str]] = {
+        "run id": lambda r: r["run_id"],
+        "run": lambda r: (r["run"] or "?") + marks.mark(r["flags"]),
+        "status": lambda r: r["status"],
+        "began (UTC)": _began,
+        **_figures(rows),
+    }
     with opened(output) as out:
-        cells = [
-            [r["run_id"], r["run"], r["status"], _began(r), *_figures(r), r["sources"] or NONE] for r in rows
+        spare = [
+            "source",
+            "unit",
+            "tokens",
+            "coverage %",
+            "began (UTC)",
+            "GPU J",
+            "CPU J",
+            "mean W",
+            "status",
         ]
-        print_table(["run id", "run", "status", "began (UTC)", *_FIGURES, "source"], _right(4), cells, out)
-        for note in _notes(reader, rows, "run"):
-            out.write(note + "\n")
+        left_out = print_table(*_cells(columns, rows), out, spare)
+        out.writelines(line + "\n" for line in _below(reader, rows, "run", marks, left_out))
 
 
-def show_stages(reader: Reader, run_id: str | None, format_: str | None, output: Path | None) -> bool:
-    """One row per stage, as a tree. False if an energy that should be there is unknown."""
-    query, params = question("stages"), {"run_id": run_id}
+def show_stages(
+    reader: Reader, run_id: str | None, format_: str | None, output: Path | None, *, net: bool = False
+) -> bool:
+    """One row per stage, as a tree; `net`: also beyond idling.
+
+    False if an energy that should be there is unknown.
+    """
+    query, params = question("stages_net" if net else "stages"), {"run_id": run_id}
     if format_ == "parquet":
         write_parquet(reader, query, params, output)
-        return all(_is_whole(r) for r in reader.sql(query, params).dicts())
+        return all(is_whole(r) for r in reader.sql(query, params).dicts())
     rows = reader.sql(query, params).dicts()
     if chosen(format_, output) != "table":
         write(reader.sql(query, params), format_, output)
-        return all(_is_whole(r) for r in rows)
+        return all(is_whole(r) for r in rows)
+    marks, left_out = Footnotes(), set[str]()
     with opened(output) as out:
         for run, of_run in _by_run(rows).items():
             out.write(f"run {of_run[0]['run'] or '?'} ({run})\n")
-            cells = [
-                ["  " * depth + r["stage"] + _mark(r), *_figures(r), r["sources"] or NONE]
-                for depth, r in _tree(of_run)
-            ]
-            print_table(["stage", *_FIGURES, "source"], _right(1), cells, out)
+            shown = [{**r, "depth": depth} for depth, r in _tree(of_run)]
+            columns: dict[str, Callable[[Row], str]] = {
+                "stage": lambda r: "  " * r["depth"] + r["stage"] + _status(r) + marks.mark(r["flags"]),
+                **_figures(rows, net=net),
+            }
+            left_out |= set(print_table(*_cells(columns, shown), out, SPARE))
             out.write("\n")
         if not rows:
             out.write("no stages\n")
-        for note in _notes(reader, rows, "stage"):
-            out.write(note + "\n")
-    return all(_is_whole(r) for r in rows)
+        elif net:
+            out.writelines(line + "\n" for line in _net_notes(rows))
+        left = [name for name in SPARE if name in left_out]
+        out.writelines(line + "\n" for line in _below(reader, rows, "stage", marks, left))
+    return all(is_whole(r) for r in rows)
 
 
-_FIGURES: Final = [
-    "seconds", "GPU J", "CPU J", "total J", "mean W", "tokens", "unit", "J/token", "coverage %",
-]  # fmt: skip
+def show_net(
+    reader: Reader, run_id: str | None, idle: str | None, format_: str | None, output: Path | None
+) -> None:
+    """One row per stage and device: gross, baseline, net."""
+    query, params = question("net"), {"run_id": run_id, "idle": idle}
+    if format_ == "parquet":
+        write_parquet(reader, query, params, output)
+        return
+    result = reader.sql(query, params)
+    if chosen(format_, output) != "table":
+        write(result, format_, output)
+        return
+    columns: dict[str, Callable[[Row], str]] = {
+        "stage": lambda r: r["stage"],
+        "device": lambda r: f"{r['domain']} {r['device']}",
+        "seconds": lambda r: figures(r["seconds"]),
+        "gross J": lambda r: figures(r["energy_j"]),
+        "idle W": lambda r: figures(r["baseline_w"]),
+        "net J": lambda r: figures(r["net_j"]),
+        "± net": lambda r: figures(r["u_net_j"], 2),
+        "idle by, or why not": lambda r: r["baseline"] or r["reason"] or NONE,
+    }
+    with opened(output) as out:
+        print_table(*_cells(columns, result.dicts()), out)
+        out.write("net: gross less idle power for its seconds; ±: random doubt of both, k = 2 (95 %)\n")
 
 
-def _right(n_left: int) -> list[bool]:
-    return [False] * n_left + [name != "unit" for name in _FIGURES] + [False]
+def _figures(rows: list[Row], *, net: bool = False) -> dict[str, Callable[[Row], str]]:
+    """The columns that stages and runs have in common; a doubt or an estimate only where some row has one."""
+    has_doubt = any(r["u_random_j"] is not None for r in rows)
+    has_estimate = any(r["estimated_share"] for r in rows)
+    columns: dict[str, Callable[[Row], str]] = {
+        "seconds": lambda r: figures(r["seconds"]),
+        "GPU J": lambda r: figures(r["gpu_j"]),
+        "CPU J": lambda r: figures(r["cpu_j"]),
+        "total J": lambda r: figures(r["total_j"]),
+    }
+    if has_doubt:
+        columns["± J"] = lambda r: figures(r["u_random_j"], 2)
+    if has_estimate:
+        columns["est. %"] = lambda r: share_percent(r["estimated_share"])
+    if net:
+        columns["net J"] = lambda r: figures(r["net_j"])
+        columns["± net"] = lambda r: figures(r["u_net_j"], 2)
+    return columns | {
+        "mean W": lambda r: figures(r["mean_w"]),
+        "tokens": lambda r: whole(r["tokens"]),
+        "unit": lambda r: r["token_unit"] or NONE,
+        "J/token": lambda r: figures(r["j_per_token"]),
+        "coverage %": lambda r: percent(r["coverage"]),
+        "source": lambda r: r["sources"] or NONE,
+    }
 
 
-def _figures(row: Row) -> list[str]:
-    return [
-        figures(row["seconds"]), figures(row["gpu_j"]), figures(row["cpu_j"]), figures(row["total_j"]),
-        figures(row["mean_w"]), whole(row["tokens"]), row["token_unit"] or NONE, figures(row["j_per_token"]),
-        percent(row["coverage"]),
-    ]  # fmt: skip
+_WORDS: Final = {
+    "run id", "run", "status", "began (UTC)", "stage", "unit", "source", "device", "idle by, or why not",
+}  # fmt: skip
+"""Columns of words stand left, numbers right."""
+
+
+def _cells(
+    columns: dict[str, Callable[[Row], str]], rows: list[Row]
+) -> tuple[list[str], list[bool], list[list[str]]]:
+    return (
+        list(columns),
+        [name not in _WORDS for name in columns],
+        [[cell(row) for cell in columns.values()] for row in rows],
+    )
+
+
+def _below(
+    reader: Reader, rows: list[Row], thing: str, marks: Footnotes, left_out: list[str]
+) -> Iterator[str]:
+    yield from marks.lines()
+    yield from doubt_line(rows)
+    if any(r["estimated_share"] for r in rows):
+        yield "est. %: share of the total that is an estimate, not a measurement"
+    yield from notes(reader, rows, thing, left_out)
+
+
+def _net_notes(rows: list[Row]) -> Iterator[str]:
+    baselines = sorted({r["baselines"] for r in rows if r["baselines"]})
+    if baselines:
+        yield f"net: total less the power of {', '.join(baselines)} for the same seconds"
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row["net_j"] is None and row["net_reason"]:
+            reasons.setdefault(row["net_reason"], []).append(row["stage"])
+    for reason, names in reasons.items():
+        yield f"no net for {few(names)}: {reason}"
 
 
 def _began(row: Row) -> str:
     return f"{datetime.fromtimestamp(row['t0_ns'] / 1e9, tz=timezone.utc):%Y-%m-%d %H:%M}"
 
 
-def _mark(row: Row) -> str:
+def _status(row: Row) -> str:
     return "" if row["status"] == "ok" else f" ({row['status']})"
-
-
-def _is_whole(row: Row) -> bool:
-    return row["reason"] is None or row["reason"].startswith(NO_REASON_TO_WORRY)
 
 
 def _by_run(rows: list[Row]) -> dict[str, list[Row]]:
@@ -120,34 +208,3 @@ def _tree(rows: list[Row]) -> Iterator[tuple[int, Row]]:
         depth, row = left.pop()
         yield depth, row
         left += [(depth + 1, child) for child in reversed(children.get(row["stage_id"], []))]
-
-
-def _notes(reader: Reader, rows: list[Row], thing: str) -> Iterator[str]:
-    """Why something is missing, and what is not a measurement of this machine."""
-    mentioned = {part for row in rows for part in (row["domains"] or "").split(", ")}
-    for domain, state, source, reason in reader.sql(question("domain_reasons")).rows:
-        if state in ("absent", "unreadable", "estimated") and f"{domain} {state}" in mentioned:
-            by = f" by {source}" if source and state == "estimated" else ""
-            yield f"{domain} {state}{by}: {reason or 'no reason given'}"
-    for origin, meaning in (
-        ("replayed", "a recorded trace, not this machine"),
-        ("simulated", "computed curves, not a measurement"),
-    ):
-        if any(part.endswith(f" {origin}") for part in mentioned):
-            yield f"{origin}: these joules come from {meaning}"
-    reasons: dict[str, list[str]] = {}
-    for row in rows:
-        if not _is_whole(row):
-            reasons.setdefault(row["reason"], []).append(row[thing])
-    for reason, names in reasons.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"unknown for {', '.join(names[:3])}{more}: {_spoken(reason)}"
-
-
-def _spoken(reason: str) -> str:
-    """`gpu: CODE, CODE; cpu: CODE` with words in place of the codes that ingest writes."""
-    parts = []
-    for part in reason.split("; "):
-        domain, colon, codes = part.partition(": ")
-        parts.append(domain + colon + ", ".join(WHY.get(code, code) for code in codes.split(", ")))
-    return "; ".join(parts)

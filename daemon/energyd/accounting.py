@@ -15,6 +15,7 @@ from typing import Any, Final
 from energyd.attribution import Known, charge, narrow
 from energyd.doubt import Device, K, counter_variance_j2, integral_variance_j2, reconcile
 from energyd.energy import DeviceLog, Edge, Missing
+from energyd.sharing import Neighbours
 from energyd.spans import Span, SpanUnion
 from energyd.stages import Anchor, Stage
 from energyd.tracker import Tracker
@@ -62,6 +63,7 @@ class Accountant:
         self._known = known
         self.devices: dict[int, Device] = {}
         self.counters: dict[int, CounterTrack] = {}
+        self.neighbours = Neighbours()
 
     def resolve_begins(self) -> None:
         """Fix the begin edge of each open stage as soon as samples surround it."""
@@ -80,11 +82,21 @@ class Accountant:
                 self._tracker.news.add(stage.stage_id)
             stage.devices, _ = charge(stage.named, stage.process, self._known.values())
 
-    def note_pids(self, device: int, pids: frozenset[int]) -> None:
+    def note_pids(self, device: int, pids: frozenset[int], t_ns: int) -> None:
         """NVML's list of compute processes on a GPU."""
+        self.neighbours.note(device, pids, t_ns)
         for stage in self._tracker.active():
             if stage.pid in pids and not stage.pids_seen.get(device):
                 stage.pids_seen[device] = True
+            if stage.t0_ns <= t_ns and (stage.t1_ns is None or t_ns <= stage.t1_ns):
+                self._note_foreign(stage, device, t_ns, t_ns)
+
+    def _note_foreign(self, stage: Stage, device: int, t0_ns: int, t1_ns: int) -> None:
+        """Remember processes of nobody's that were on a GPU beside the stage."""
+        found = self.neighbours.seen_with(stage.pid, stage.run_pids, device, t0_ns, t1_ns)
+        if found - stage.foreign.get(device, set()):
+            stage.foreign.setdefault(device, set()).update(found)
+            self._tracker.touched.add(stage.stage_id)
 
     def settle(self, now_ns: int) -> dict[str, dict[int, int | None]]:
         """Write the energies of stages that can be known now; {stage_id: {device: µJ}}."""
@@ -144,7 +156,8 @@ class Accountant:
         flags = set(stage.flags)
         if facts.origin != "measured":
             flags.add(facts.origin)
-        if runs:
+        self._note_foreign(stage, device, stage.t0_ns, stage.t1_ns)
+        if runs or stage.foreign.get(device):
             flags.add("shared_gpu" if self._known[device].domain == "gpu" else "shared_cpu")
         length_ns = stage.t1_ns - stage.t0_ns
         if length_ns < 2 * facts.period_ns:

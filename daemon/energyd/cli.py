@@ -273,7 +273,9 @@ def _await_samples(endpoint: str) -> None:
         except EnergydError:
             return  # a trace played once may be over already
         answered = {d["domain"] for d in body["domains"]}
-        if {"gpu", "cpu"} <= answered and all(d["last_t_ns"] is not None for d in body["devices"]):
+        starting = any("is starting" in (d["reason"] or "") for d in body["domains"])
+        sampled = all(d["last_t_ns"] is not None for d in body["devices"])
+        if {"gpu", "cpu"} <= answered and sampled and not starting:
             return
         time.sleep(0.05)
     click.echo("energyd: some devices have no sample yet; `energyd status` says which", err=True)

@@ -80,7 +80,7 @@ def _domain_row(info: dict[str, Any]) -> Row:
     what = state + (f" by {info['source']}" if info["source"] else "") + (f": {reason}" if reason else "")
     if state == "unreadable":
         return Row("domains", domain, "degraded", what, _cure(reason or "", domain))
-    if state == "estimated" and (denied := look().denied):
+    if state == "estimated" and (denied := look().denied.get(domain)):
         return Row("domains", domain, "degraded", what, denied)
     if state == "measured" and re.search(_CODE, reason or ""):
         return Row("domains", domain, "degraded", what, _cure(reason or "", domain))  # some of it is missing

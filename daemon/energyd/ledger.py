@@ -18,7 +18,7 @@ from energyd.attribution import Known
 from energyd.bridging import bridge_uj
 from energyd.energy import I32, I64, Appended, DeviceLog, Edge, Totals, trapezoid_uj
 from energyd.sensing import counter_period_ns, sensing_of
-from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples
+from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples, Share
 from energyd.stages import Anchor
 from energyd.store.load import StoredDevice
 from energyd.timeline import Timeline
@@ -148,6 +148,11 @@ class Ledger:
             (device, t_ns, e.temperature_c, e.sm_clock_mhz, e.power_limit_mw, e.throttle_bits),
         )
         return device
+
+    def share_in(self, e: Share) -> None:
+        """How busy a process keeps a GPU that it shares."""
+        t_ns = self._timeline.to_store(e.t_ns)
+        self._row("shares", (self._numbers[e.uuid], t_ns, e.pid, e.sm_percent))
 
     def break_in(self, e: Break) -> None:
         """Sampling was interrupted; remembered until the next sample shows how long."""

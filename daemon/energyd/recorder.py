@@ -27,6 +27,7 @@ from energyd.sources import (
     Event,
     Exhausted,
     PowerSamples,
+    Share,
     TraceMarker,
 )  # fmt: skip
 from energyd.stages import Incoming, Run, Stage
@@ -182,7 +183,9 @@ class Recorder:
         elif isinstance(event, Condition):
             device = self.ledger.condition_in(event)
             if event.pids:
-                self.accountant.note_pids(device, event.pids)
+                self.accountant.note_pids(device, event.pids, self.timeline.to_store(event.t_ns))
+        elif isinstance(event, Share):
+            self.ledger.share_in(event)
         elif isinstance(event, Break):
             self.ledger.break_in(event)
         elif isinstance(event, Declared):

@@ -78,6 +78,7 @@ class Run:
     t1_ns: int | None = None
     status: str = "open"
     orphan: bool = False  # its creator is gone; the last process's death ends it
+    pids: set[int] = field(default_factory=set)  # processes that have spoken of it
 
     def row(self) -> tuple[Any, ...]:
         """As a row of runs_log."""
@@ -130,6 +131,8 @@ class Stage:
     overlaps: dict[int, SpanUnion] = field(default_factory=dict)
     sharers: dict[int, set[str]] = field(default_factory=dict)  # device: other runs seen on it meanwhile
     pids_seen: dict[int, bool] = field(default_factory=dict)  # GPU: NVML listed the process there
+    run_pids: set[int] = field(default_factory=set)  # its run's, the very set, which may still grow
+    foreign: dict[int, set[int]] = field(default_factory=dict)  # GPU: processes of nobody's seen there
 
     def related(self, other: Stage) -> bool:
         """Whether one encloses the other (or they are the same)."""
@@ -168,6 +171,8 @@ class Stage:
                 "overlaps": {d: _union_out(u) for d, u in self.overlaps.items()},
                 "sharers": {d: sorted(s) for d, s in self.sharers.items()},
                 "pids_seen": self.pids_seen,
+                "run_pids": sorted(self.run_pids),
+                "foreign": {d: sorted(s) for d, s in self.foreign.items()},
             }
         )
 
@@ -191,6 +196,8 @@ class Stage:
         stage.overlaps = {int(d): _union_in(u) for d, u in m.get("overlaps", {}).items()}
         stage.sharers = {int(d): set(s) for d, s in m.get("sharers", {}).items()}
         stage.pids_seen = {int(d): seen for d, seen in m.get("pids_seen", {}).items()}
+        stage.run_pids = set(m.get("run_pids", ()))
+        stage.foreign = {int(d): set(s) for d, s in m.get("foreign", {}).items()}
         return stage
 
 

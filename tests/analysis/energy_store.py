@@ -31,6 +31,8 @@ class Store:
     root: Path
     logs: dict[int, DeviceLog] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)
+    doubts: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """{device: (u_random, u_total)} as shares of each energy from here on; none: doubt is not stated."""
     samples: list[tuple[int, int, int, int]] = field(default_factory=list)
     rows: dict[str, list[tuple[int | None, tuple[Any, ...]]]] = field(default_factory=dict)
 
@@ -97,6 +99,7 @@ class Store:
         counts = json.dumps(own.pop("counts", {}))
         state = own.pop("state", "open" if t1 is None else "final")
         flags = own.pop("energy_flags", {})
+        more = own.pop("energies", {})
         table = "stages_log" if state == "final" else "open_stages"
         facts = {
             "run_id": run_id, "stage_id": stage_id, "name": name, "t0_ns": t0, "t1_ns": t1, "state": state,
@@ -106,7 +109,7 @@ class Store:
         if state == "final":
             assert t1 is not None
             for device in devices:
-                self.energy(run_id, stage_id, device, t0, t1, flags.get(device, []), hour)
+                self.energy(run_id, stage_id, device, t0, t1, flags.get(device, []), hour, **more)
 
     def energy(
         self,
@@ -117,13 +120,20 @@ class Store:
         t1: int,
         flags: list[str],
         hour: int | None = None,
+        **more: Any,
     ) -> None:
-        """The row of `energies` that the ingest code yields for this window."""
+        """The row of `energies` that the ingest code yields for this window; `more`: columns that differ."""
         energy_uj, reason, coverage, n = self.ingest(device, t0, t1)
+        doubt = {}
+        if energy_uj is not None and device in self.doubts:
+            random, total = (round(share * energy_uj) for share in self.doubts[device])
+            doubt = {"u_random_uj": random, "u_total_uj": total}
         self.add(
-            "energies", hour, run_id=run_id, stage_id=stage_id, device=device, t0_ns=t0, t1_ns=t1,
-            energy_uj=energy_uj, self_uj=energy_uj, exclusive_uj=energy_uj, overlap_ns=0, coverage=coverage,
-            n_samples=n, source=self.sources[device], flags=flags, reason=reason,
+            "energies", hour,
+            **{"run_id": run_id, "stage_id": stage_id, "device": device, "t0_ns": t0, "t1_ns": t1,
+               "energy_uj": energy_uj, "self_uj": energy_uj, "exclusive_uj": energy_uj, "overlap_ns": 0,
+               "coverage": coverage, "n_samples": n, "source": self.sources[device], "flags": flags,
+               "reason": reason, **doubt, **more},
         )  # fmt: skip
 
     def ingest(

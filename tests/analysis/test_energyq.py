@@ -95,9 +95,59 @@ def test_parquet_goes_to_a_file_and_never_to_stdout(root: Path, energyq: Energyq
     assert "-o FILE" in done.stderr
 
 
-def test_copy_writes_a_file_of_the_users_own(root: Path, energyq: Energyq, tmp_path: Path) -> None:
-    assert energyq("--store", root, f"COPY (SELECT 5 AS x) TO '{tmp_path}/own.csv'").returncode == 0
-    assert (tmp_path / "own.csv").read_text() == "x\n5\n"
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "COPY (SELECT 5 AS x) TO '{}'",
+        "SELECT 1; COPY (SELECT 5 AS x) TO '{}'",
+        "COPY (PIVOT (SELECT 1 AS a, 2 AS b) ON a USING sum(b)) TO '{}'",
+        "EXPLAIN ANALYZE COPY (SELECT 5 AS x) TO '{}'",
+        "PREPARE p AS COPY (SELECT 5 AS x) TO '{}'; EXECUTE p",
+        "ATTACH '{}' AS other",
+        "EXPORT DATABASE '{}'",
+        "SET log_query_path = '{}'; SELECT 1",
+    ],
+)
+def test_what_is_no_question_is_refused_and_writes_nothing(
+    statement: str, root: Path, energyq: Energyq, tmp_path: Path
+) -> None:
+    target = tmp_path / "own"
+    for more in ((), ("--format", "parquet", "-o", tmp_path / "out")):
+        done = energyq("--store", root, statement.format(target), *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "only questions are run" in done.stderr
+    assert not target.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_helpers_in_memory_pivots_and_plans_are_questions_too(root: Path, energyq: Energyq) -> None:
+    helper = "CREATE TEMP TABLE t AS SELECT 3 AS n; CREATE MACRO two(x) AS 2 * x; SELECT two(n) AS n FROM t"
+    assert energyq("--store", root, helper).stdout == "n\n6\n"
+    pivot = "PIVOT (SELECT stage, domain, energy_j FROM stage_energy) ON domain USING count(*)"
+    assert energyq("--store", root, pivot).returncode == 0
+    for question in ("EXPLAIN SELECT 1", "-- why?\nEXPLAIN ANALYZE FROM runs", "/* all */ (SELECT 1)"):
+        assert energyq("--store", root, "-", stdin=question).returncode == 0
+
+
+def test_a_usage_error_of_plain_sql_names_no_hidden_command(root: Path, energyq: Energyq) -> None:
+    done = energyq("--store", root, "--format", "parquet", "SELECT 1")
+    assert done.returncode == 2
+    assert "energyq sql" not in done.stderr
+    assert "Usage: energyq [OPTIONS]" in done.stderr
+    assert "Usage: energyq stages" in energyq("stages", "--store", root, "--format", "parquet").stderr
+
+
+def test_a_store_that_is_named_wins_over_the_daemon_in_the_environment(
+    root: Path, daemon: Callable[..., str], energyq: Energyq, store: Store, tmp_path: Path
+) -> None:
+    """Another daemon lives and is exported; the named store is at rest, then has a daemon of its own."""
+    other = Store(tmp_path / "other").write()
+    elsewhere = daemon(other, {"sealed": {}, "live": {}, "samples": {}, "rows": {}})
+    assert len(rows(energyq("runs", "--store", root, ENERGYD_ENDPOINT=elsewhere).stdout)) == 2
+    body = tail_of(store, {}, T0)
+    (root / "hot.duckdb").unlink()
+    daemon(root, body)
+    assert len(rows(energyq("runs", "--store", root, ENERGYD_ENDPOINT=elsewhere).stdout)) == 2
 
 
 def test_tables_lists_each_view_with_what_its_columns_hold(root: Path, energyq: Energyq) -> None:
@@ -129,11 +179,11 @@ def test_the_stages_table_is_an_indented_tree_with_reasons_below(root: Path, ene
     lines = done.stdout.splitlines()
     assert lines[0] == "run kd (aa2222)"
     assert " ".join(lines[1].split()) == (
-        "stage seconds GPU J CPU J total J mean W tokens unit J/token coverage % source"
+        "stage seconds GPU J CPU J total J est. % mean W tokens unit J/token coverage % source"
     )
     train, epoch = lines[3], lines[4]
     assert " ".join(train.split()) == (
-        "train 18.99 3,799 949.6 4,748 250.0 1,000 label 4.748 100 gpu ring, cpu codecarbon (estimated)"
+        "train 18.99 3,799 949.6 4,748 20.0 250.0 1,000 label 4.748 100 gpu ring, cpu codecarbon (estimated)"
     )
     assert epoch.index("epoch") == train.index("train") + 2
     assert lines[-2:] == ["cpu estimated by codecarbon: RAPL is for root only", "dram absent: no RAPL zone"]

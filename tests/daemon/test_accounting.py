@@ -330,7 +330,7 @@ def test_devices_narrow_to_the_gpus_on_which_nvml_listed_the_process(machine: Ma
     machine.begin(1, "train")
     machine.sample(0, 2)
     machine.settle(1.1)
-    machine.accountant.note_pids(2, frozenset({7}))
+    machine.accountant.note_pids(2, frozenset({7}), int(1.5 * S))
     machine.end(3, "train")
     machine.sample(2.5, 5)
     rows = machine.settle(5)

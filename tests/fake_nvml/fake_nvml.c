@@ -40,6 +40,8 @@
  *   delay_ms MS [CALL]                 CALL (default: every one) takes that much longer
  *   counter_reset [device=D]           the counter starts again from 0 when a process first sees this line
  *   pids DEVICE PID [PID ...]          compute processes
+ *   busy DEVICE PID PERCENT [PID PERCENT ...]  what nvmlDeviceGetProcessUtilization says of it, each 100 ms anew
+ *                                      (NOT_SUPPORTED while MIG is on, as the driver has it)
  *   mig DEVICE 0|1 · limit_mw MW · temperature C · clock MHZ · throttle BITS · driver TEXT
  */
 #define _GNU_SOURCE
@@ -63,6 +65,7 @@ typedef union { double d; unsigned int ui; unsigned long ul; unsigned long long 
 typedef struct { unsigned long long stamp_us; value_t value; } sample_t;
 typedef struct { unsigned int id, scope; int64_t stamp_us, latency_us; unsigned int type; int code; value_t value; } field_t;
 typedef struct { unsigned int pid; unsigned long long memory; unsigned int gpu_instance, compute_instance; } process_t;
+typedef struct { unsigned int pid; unsigned long long stamp_us; unsigned int sm, memory, encoder, decoder; } use_t;
 typedef struct { int index; } device_t;
 typedef struct { char call[64]; int field, code, device, every; unsigned long seen; } rule_t;
 
@@ -70,6 +73,8 @@ static struct {
     int devices, wide, rules, zero[3][MAX_DEVICES], mig[MAX_DEVICES], n_pids[MAX_DEVICES], reset[MAX_DEVICES];
     int missing[WHATS][MAX_DEVICES];
     double scale[4][MAX_DEVICES];
+    int n_busy[MAX_DEVICES];
+    struct { unsigned int pid, percent; } busy[MAX_DEVICES][MAX_PIDS];
     unsigned int pids[MAX_DEVICES][MAX_PIDS], limit_mw, temperature, clock;
     unsigned long long throttle;
     int64_t period, depth, jitter, young, ahead, counter_period, every[3], window[3];  /* of INSTANT, AVERAGE */
@@ -196,6 +201,14 @@ static void order(char *line) {
         char *rest = NULL, *word = strtok_r(line, " \t", &rest);
         word = strtok_r(NULL, " \t", &rest);
         while ((word = strtok_r(NULL, " \t", &rest)) && c.n_pids[at] < MAX_PIDS) c.pids[at][c.n_pids[at]++] = atoi(word);
+    } else if (!strcmp(verb, "busy")) {
+        int at = atoi(a) % MAX_DEVICES;
+        char *rest = NULL, *word = strtok_r(line, " \t", &rest), *percent;
+        word = strtok_r(NULL, " \t", &rest);
+        while ((word = strtok_r(NULL, " \t", &rest)) && (percent = strtok_r(NULL, " \t", &rest)) && c.n_busy[at] < MAX_PIDS) {
+            c.busy[at][c.n_busy[at]].pid = atoi(word);
+            c.busy[at][c.n_busy[at]++].percent = strtoul(percent, NULL, 0);
+        }
     } else for (int i = 0; i < MAX_DEVICES; i++) {
         if (d >= 0 && d != i) continue;
         if (!strcmp(verb, "missing") && what >= 0) c.missing[what][i] = 1;
@@ -452,6 +465,20 @@ int nvmlDeviceGetComputeRunningProcesses_v3(device_t *h, unsigned int *count, pr
     if (!c.n_pids[d]) return leave(SUCCESS);
     if (!out || room < (unsigned int)c.n_pids[d]) return leave(INSUFFICIENT_SIZE);
     for (int i = 0; i < c.n_pids[d]; i++) out[i] = (process_t){c.pids[d][i], 1ULL << 30, ~0u, ~0u};
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetProcessUtilization(device_t *h, use_t *out, unsigned int *count, unsigned long long last_us) {
+    int d = h->index;
+    ENTER("nvmlDeviceGetProcessUtilization", d);
+    if (c.mig[d]) return leave(NOT_SUPPORTED);
+    unsigned long long stamp = (unsigned long long)(clock_ns(CLOCK_BOOTTIME) / (100 * MS) * (100 * MS) + realtime_offset()) / 1000;
+    unsigned int room = *count;
+    *count = c.n_busy[d];
+    if (!c.n_busy[d]) return leave(SUCCESS);
+    if (stamp <= last_us) return leave(NOT_FOUND);
+    if (!out || room < *count) return leave(INSUFFICIENT_SIZE);
+    for (int i = 0; i < c.n_busy[d]; i++) out[i] = (use_t){c.busy[d][i].pid, stamp, c.busy[d][i].percent, 0, 0, 0};
     return leave(SUCCESS);
 }
 

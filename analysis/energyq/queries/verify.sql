@@ -1,7 +1,10 @@
 -- Does every stored stage energy follow from the raw samples?
+-- Where the counter's figure was kept, its companion, the power integral, is checked.
 -- Both ways round each edge to a microjoule, so 2 µJ is rounding and anything more is not.
 WITH stored AS (
-  SELECT run_id, stage_id, stage, device, domain, t0_ns, t1_ns, energy_j AS stored_j FROM stage_energy
+  SELECT run_id, stage_id, stage, device, domain, t0_ns, t1_ns,
+    CASE WHEN method = 'counter' THEN integral_j ELSE energy_j END AS stored_j
+  FROM stage_energy
   WHERE ($run_id::VARCHAR IS NULL OR run_id = $run_id) AND NOT list_has_any(flags, ['open', 'pending'])
 )
 SELECT run_id, stage_id, stage, device, domain, stored_j, energy_j AS recomputed_j,

@@ -99,7 +99,8 @@ class GpuSource:
             self._restarts = 0
         if now >= self._second_ns:
             self._second_ns = now + _SECOND - self._early_ns()
-            events += [gpu.condition(self._nvml) for gpu in well]
+            for gpu in well:
+                events += gpu.condition(self._nvml)
             counted = [gpu for gpu in well if gpu.has_counter]
             if counted:
                 self._counter_turn += 1

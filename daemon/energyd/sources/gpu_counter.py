@@ -81,11 +81,12 @@ def period_ns(reads: Reads, ring: Power | None, agreement: Agreement | str) -> i
 
 
 def _by_changes(reads: Reads) -> int | None:
-    """From the reads at which it had changed: sure to miss no step if it stood still at half of them."""
+    """From the reads at which it had changed: none was missed if all reads are closer than the steps."""
     changed = [t for (_, old), (t, new) in pairwise(reads) if new != old]
     if len(changed) < _CHANGES or 2 * len(changed) > len(reads):
         return None
-    return (changed[-1] - changed[0]) // (len(changed) - 1)
+    mean_ns = (changed[-1] - changed[0]) // (len(changed) - 1)
+    return mean_ns if max(b - a for (a, _), (b, _) in pairwise(reads)) < mean_ns else None
 
 
 def _by_energy(reads: Reads, power: Power, agreement: Agreement | str) -> int | None:
@@ -105,16 +106,18 @@ def _by_energy(reads: Reads, power: Power, agreement: Agreement | str) -> int | 
     gain = 1.0
     if isinstance(agreement, Agreement) and abs(agreement.ratio) > agreement.doubt:
         gain = 1 + agreement.ratio
-    begin_mj = np.interp(t_ns[0], power.t_ns, curve)
-    reached_mj = begin_mj + gain * (mj - mj[0])
-    stepped_ns = np.interp(reached_mj, curve, power.t_ns)
-    steps = np.diff(stepped_ns)
+    # Where the integral stood when the counter took its value; the freshest read is taken for 0 old.
+    shown_mj = gain * (mj - mj[0])
+    shown_mj += np.min(np.interp(t_ns, power.t_ns, curve) - shown_mj)
+    stepped_ns = np.interp(shown_mj, curve, power.t_ns)
+    steps = np.diff(stepped_ns[stepped_ns > power.t_ns[0]])
     steps = steps[steps > 0]
     if len(steps) < _CHANGES:
         return None
     shortest = float(steps.min())
-    spread = float(np.ptp(t_ns - stepped_ns)) / shortest
-    if not 0.5 < spread < 1.4:
+    # Without the outermost ages: one read that was preempted must not make a spread.
+    youngest, oldest = np.percentile(t_ns - stepped_ns, [5, 95])
+    if not 0.6 < (oldest - youngest) / shortest < 1.3:
         return None
     one = float(np.median(steps[steps < 1.5 * shortest]))
     return int(steps.sum() / np.round(steps / one).sum())

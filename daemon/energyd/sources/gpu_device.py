@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from energyd.sources import Break, Condition, CounterRead, Event, PowerSamples
+from energyd.sources import Break, Condition, CounterRead, Event, PowerSamples, Share
 from energyd.sources.gpu_readers import PowerReader
 from energyd.sources.nvml import (
     DRIVER_NOT_LOADED,
@@ -57,6 +57,8 @@ class Gpu:
     counter_due: bool = True  # out of turn: at the start, and behind a hole so that it can be bridged
     counter_mj: int | None = None
     counter_refusals: int = 0  # in a row
+    has_use: bool = True
+    use_stamp_us: int | None = None  # of the last utilisation by process; None: not asked a second ago
 
     @property
     def uuid(self) -> str:
@@ -135,9 +137,9 @@ class Gpu:
             events.append(CounterRead(self.uuid, t_ns, energy_mj))
         return events
 
-    def condition(self, nvml: Nvml) -> Condition:
-        """What explains an outlier: five calls of 1 to 8 µs."""
-        return Condition(
+    def condition(self, nvml: Nvml) -> list[Event]:
+        """What explains an outlier: five calls of 1 to 8 µs, one more while processes share the GPU."""
+        condition = Condition(
             self.uuid,
             now_ns(),
             temperature_c=_or(None, nvml.temperature_c, self.handle),
@@ -146,6 +148,19 @@ class Gpu:
             throttle_bits=_or(None, nvml.throttle_bits, self.handle),
             pids=_or(frozenset(), nvml.pids, self.handle),
         )
+        return [condition, *self._shares(nvml, condition.pids)]
+
+    def _shares(self, nvml: Nvml, pids: frozenset[int]) -> list[Event]:
+        if len(pids) < 2 or not self.has_use:
+            self.use_stamp_us = None
+            return []
+        try:
+            used = nvml.process_use(self.handle, self.use_stamp_us)
+        except NvmlError as error:
+            self.has_use = error.code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND)  # MIG, virtual GPUs
+            return []
+        self.use_stamp_us = max((use.stamp_us for use in used), default=self.use_stamp_us)
+        return [Share(self.uuid, use.t_ns, use.pid, use.sm_percent) for use in used]
 
 
 def _or(otherwise: T, call: Callable[[Any], T], handle: Any) -> T:

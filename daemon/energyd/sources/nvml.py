@@ -55,6 +55,7 @@ _POWER_AVERAGE: Final = 185
 _POWER_INSTANT: Final = 186
 _TEMPERATURE_GPU: Final = 0
 _CLOCK_SM: Final = 1
+_LARGEST_PID: Final = 1 << 22  # Linux's own limit
 
 
 class NvmlError(Exception):
@@ -87,6 +88,16 @@ class PolledPower:
     instant_mw: int | NvmlError
     average_mw: int | NvmlError
     stand_in: bool = False
+
+
+@dataclass(frozen=True)
+class ProcessUse:
+    """How busy one process kept the GPU's multiprocessors up to an instant."""
+
+    pid: int  # as the host numbers it
+    stamp_us: int  # CLOCK_REALTIME, the driver's own stamp
+    t_ns: int  # the same instant on CLOCK_BOOTTIME
+    sm_percent: int
 
 
 def clock_pair() -> tuple[int, int]:
@@ -253,3 +264,25 @@ class Nvml:
         return frozenset(
             int(process.pid) for process in self._call("nvmlDeviceGetComputeRunningProcesses", handle)
         )
+
+    def process_use(self, handle: Any, last_stamp_us: int | None) -> list[ProcessUse]:
+        """Utilisation by process since a stamp (None: in the last second); idle processes have none.
+
+        The driver keeps seconds of it, and averages over them all if asked since 0. Rubbish that some
+        drivers give (37,100 %, a process of number 2^32 - 1) is dropped.
+        """
+        read_ns, offset_ns = clock_pair()
+        now_us = (read_ns - offset_ns) // 1000
+        since_us = now_us - 1_000_000 if last_stamp_us is None else last_stamp_us
+        try:
+            samples = self._call("nvmlDeviceGetProcessUtilization", handle, since_us)
+        except NvmlError as error:
+            # 0: the binding's word for a GPU on which nobody is busy.
+            if error.code not in (0, NOT_FOUND, NO_DATA):
+                raise
+            return []
+        return [
+            ProcessUse(int(s.pid), int(s.timeStamp), int(s.timeStamp) * 1000 + offset_ns, int(s.smUtil))
+            for s in samples
+            if 0 < s.pid <= _LARGEST_PID and s.smUtil <= 100 and since_us < s.timeStamp <= now_us + 1_000_000
+        ]

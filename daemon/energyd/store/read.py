@@ -6,6 +6,7 @@ While a daemon lives it names the exact files and hands over what is newer; file
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ __all__ = [
 TRIES: Final = 4
 """A live file lives 10 minutes, a tail's file list one reply: a file gone in between is asked for anew."""
 BATCH_ROWS: Final = 2_000
+ALLOWED: Final = {"SELECT", "EXPLAIN", "MULTI", "CREATE"}
+"""Kinds of statement that ask, or (CREATE) stay in the reader's own memory; MULTI is PIVOT."""
+ASKS: Final = re.compile(
+    r"(\s|--[^\n]*\n|/\*.*?\*/)*(explain\s*(analyze\b|\([^)]*\))?\s*)?"
+    r"(select|from|with|values|table|pivot|unpivot|describe|summarize|show|create|\()",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How such a statement begins: EXPLAIN ANALYZE runs what it explains, and a COPY of a PIVOT is a MULTI."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +75,9 @@ class Reader:
         self._scratch = tempfile.TemporaryDirectory(prefix="energyq-")
         # One thread: a training job lives on this machine too. No extension is ever fetched.
         self._con = duckdb.connect(
-            config={"threads": 1, "autoinstall_known_extensions": False, "python_enable_replacements": False}
-        )
+            config={"threads": 1, "autoinstall_known_extensions": False, "python_enable_replacements": False,
+                    "allow_persistent_secrets": False}
+        )  # fmt: skip
         try:
             self._parts = self._load()
             create_views(self._con)
@@ -94,6 +104,7 @@ class Reader:
         """
         for left in reversed(range(TRIES)):
             try:
+                self._only_asks(query)
                 self._con.execute(query, params)
                 description = self._con.description or []
                 head = self._con.fetchmany(BATCH_ROWS) if description else []
@@ -107,6 +118,7 @@ class Reader:
     def write_parquet(self, query: str, path: Path, params: Mapping[str, Any] | None = None) -> None:
         """Write the rows of one SELECT to a Parquet file. Raises as `sql` does."""
         try:
+            self._only_asks(query)
             self._con.sql(query, params=params).write_parquet(str(path), compression="zstd")
         except duckdb.Error as error:
             raise _explained(error, self.store) from error
@@ -135,6 +147,19 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         self.close()
+
+    def _only_asks(self, query: str) -> None:
+        """Refuse what could write a file, attach one or load code: a question must be safe to paste.
+
+        By kind of statement, since DuckDB's `enable_external_access` would forbid reading the store as well.
+        """
+        for statement in self._con.extract_statements(query):
+            kind = str(statement.type).rpartition(".")[2]
+            if kind not in ALLOWED or not ASKS.match(statement.query):
+                raise QueryMalformed(
+                    f"only questions are run, and this is none: {statement.query.strip()[:60]}\n"
+                    "  cure: a SELECT; its rows go to a file by -o FILE"
+                )
 
     def _stream(self, head: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         try:

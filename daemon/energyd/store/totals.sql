@@ -2,15 +2,30 @@
 --
 -- total = gpu + cpu; dram is shown apart. A domain that the machine lacks is left out and named; one that is
 -- there but unknown makes the total NULL, with the reason. Nothing unknown ever counts as 0.
+--
+-- Doubt (k = 2, as in stage_energy). u_total² = u_random² + u_systematic². Random parts are independent: they
+-- add as the root of the sum of squares. A systematic part is common to all energies of one device, so that
+-- pieces of one device add theirs linearly. Boards of one model are off independently of each other (each
+-- has its own shunts and gain), so GPUs add theirs as a root of squares; CPU packages share one power model
+-- or one estimate, so they add theirs linearly. One needed doubt that is NULL makes the sum's doubt NULL.
 
--- lines: run_id, stage_id ('' for the run itself), at_ns (its end), device, domain, energy_j, coverage, source,
--- flags, reason; one row per device, or one with device NULL where nothing is charged.
+-- Root of the sum of squares over a group; NULL where one is.
+CREATE MACRO raw_rss(u) AS CASE WHEN count(*) = count(u) THEN sqrt(sum(u * u)) END;
+-- Sum over a group; NULL where one is.
+CREATE MACRO raw_sum(x) AS CASE WHEN count(*) = count(x) THEN sum(x) END;
+-- The part of a doubt that is common to all energies of a device. Rounding may leave a hair below 0.
+CREATE MACRO raw_systematic(u_random, u_total) AS sqrt(greatest(u_total * u_total - u_random * u_random, 0));
+
+-- lines: run_id, stage_id ('' for the run itself), at_ns (its end), device, domain, energy_j, u_random_j, u_total_j,
+-- coverage, source, flags, reason; one row per device, or one with device NULL where nothing is charged.
 CREATE MACRO raw_bill(lines) AS TABLE
   WITH line AS (FROM query_table(lines)),
   owner AS (SELECT DISTINCT run_id, stage_id, at_ns FROM line),
   by_domain AS (
     SELECT run_id, stage_id, domain, count(*) AS n,
-      CASE WHEN count(*) = count(energy_j) THEN sum(energy_j) END AS j,
+      raw_sum(energy_j) AS j, raw_rss(u_random_j) AS random_j,
+      CASE WHEN domain = 'gpu' THEN raw_rss(raw_systematic(u_random_j, u_total_j))
+        ELSE raw_sum(raw_systematic(u_random_j, u_total_j)) END AS systematic_j,
       coalesce(sum(energy_j) FILTER (list_contains(flags, 'estimated')), 0) AS estimated_j,
       string_agg(DISTINCT source, '+' ORDER BY source) AS source,
       CASE WHEN bool_or(list_contains(flags, 'estimated')) THEN 'estimated'
@@ -33,7 +48,7 @@ CREATE MACRO raw_bill(lines) AS TABLE
     LEFT JOIN first_state f ON f.domain = a.domain
   ),
   standing AS (
-    SELECT s.*, d.j, d.estimated_j, d.source, d.origin, d.n,
+    SELECT s.*, d.j, d.random_j, d.systematic_j, d.estimated_j, d.source, d.origin, d.n,
       CASE WHEN d.j IS NOT NULL THEN 'known' WHEN d.n IS NOT NULL THEN 'unknown'
         WHEN s.state = 'unreadable' THEN 'unreadable' WHEN s.state = 'absent' THEN 'absent'
         ELSE 'not charged' END AS standing,
@@ -46,6 +61,10 @@ CREATE MACRO raw_bill(lines) AS TABLE
       max(j) FILTER (domain = 'gpu') AS gpu_j, max(j) FILTER (domain = 'cpu') AS cpu_j,
       max(j) FILTER (domain = 'dram') AS dram_j,
       bool_or(standing IN ('unknown', 'unreadable') AND domain <> 'dram') AS is_unknown,
+      bool_and(random_j IS NOT NULL) FILTER (domain <> 'dram' AND n IS NOT NULL) AS has_random,
+      bool_and(systematic_j IS NOT NULL) FILTER (domain <> 'dram' AND n IS NOT NULL) AS has_systematic,
+      sum(random_j ** 2) FILTER (domain <> 'dram') AS random_j2,
+      sum(systematic_j ** 2) FILTER (domain <> 'dram') AS systematic_j2,
       sum(j) FILTER (domain <> 'dram') AS known_j, sum(estimated_j) FILTER (domain <> 'dram') AS known_estimated_j,
       string_agg(domain || ' ' || CASE WHEN n IS NULL THEN 'unreadable' WHEN origin = 'measured' THEN source
         ELSE coalesce(source, '?') || ' (' || origin || ')' END, ', ' ORDER BY place)
@@ -62,7 +81,11 @@ CREATE MACRO raw_bill(lines) AS TABLE
   )
   SELECT b.run_id, b.stage_id, b.gpu_j, b.cpu_j, b.dram_j,
     CASE WHEN NOT b.is_unknown THEN b.known_j END AS total_j,
+    CASE WHEN NOT b.is_unknown AND b.has_random THEN sqrt(b.random_j2) END AS u_random_j,
+    CASE WHEN NOT b.is_unknown AND b.has_random AND b.has_systematic
+      THEN sqrt(b.random_j2 + b.systematic_j2) END AS u_total_j,
     CASE WHEN NOT b.is_unknown AND b.known_j IS NOT NULL THEN b.known_estimated_j END AS estimated_j,
+    CASE WHEN NOT b.is_unknown THEN b.known_estimated_j / nullif(b.known_j, 0) END AS estimated_share,
     m.coverage, b.sources, b.domains, m.flags,
     coalesce(b.reason, CASE WHEN b.known_j IS NULL THEN 'nothing to add up: ' || b.domains END) AS reason
   FROM bill b JOIN marks m USING (run_id, stage_id);
@@ -76,12 +99,13 @@ CREATE MACRO raw_tokens(units) AS TABLE
 
 CREATE VIEW raw_stage_lines AS
   SELECT s.run_id, s.stage_id, coalesce(s.t1_ns, 9223372036854775807) AS at_ns, e.device, e.domain, e.energy_j,
-    e.coverage, e.source, coalesce(e.flags, s.flags, []::VARCHAR[]) AS flags, e.reason
+    e.u_random_j, e.u_total_j, e.coverage, e.source, coalesce(e.flags, s.flags, []::VARCHAR[]) AS flags, e.reason
   FROM raw_stages s LEFT JOIN raw_stage_energy e ON e.run_id = s.run_id AND e.stage_id = s.stage_id;
 
 CREATE VIEW stage_totals AS
   SELECT s.run_id, r.name AS run, s.stage_id, s.parent_id, s.name AS stage, s.depth, s.path, s.status,
-    s.t0_ns, s.t1_ns, s.seconds, b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.estimated_j,
+    s.t0_ns, s.t1_ns, s.seconds, b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.u_random_j, b.u_total_j, b.estimated_j,
+    b.estimated_share,
     b.total_j / nullif(s.seconds, 0) AS mean_w, t.counts, t.counts[t.token_unit] AS tokens, t.token_unit,
     b.total_j / nullif(t.counts[t.token_unit], 0) AS j_per_token,
     b.coverage, b.sources, b.domains, b.flags, b.reason
@@ -92,6 +116,8 @@ CREATE VIEW stage_totals AS
 
 -- A run is the union of its top stages on each device. Where they overlap (ranks of one machine share its
 -- CPU), a stage that covers the whole piece stands for it; else the piece is integrated from raw samples.
+-- The doubt of such a piece: its edges and its time are among those of its stages, so the root of the sum of
+-- their squares is no less than its random part; the systematic part is the largest share of any of them.
 CREATE VIEW raw_top_stages AS SELECT run_id, stage_id FROM raw_kin GROUP BY ALL HAVING max(up) = 0;
 CREATE VIEW raw_run_pieces AS
   WITH top AS (
@@ -115,31 +141,40 @@ CREATE VIEW raw_run_pieces AS
   )
   SELECT run_id, device, domain, a_ns AS t0_ns, nullif(b_ns, 9223372036854775807) AS t1_ns, count(*) AS n_stages,
     bool_or(t0_ns = a_ns AND coalesce(t1_ns, 9223372036854775807) = b_ns) AS has_cover,
-    max(energy_j) FILTER (t0_ns = a_ns AND t1_ns = b_ns) AS cover_j, min(coverage) AS coverage,
+    max(energy_j) FILTER (t0_ns = a_ns AND t1_ns = b_ns) AS cover_j,
+    max(u_random_j) FILTER (t0_ns = a_ns AND t1_ns = b_ns) AS cover_random_j,
+    max(u_total_j) FILTER (t0_ns = a_ns AND t1_ns = b_ns) AS cover_total_j,
+    raw_rss(u_random_j) AS random_j, raw_sum(raw_systematic(u_random_j, u_total_j)) AS systematic_j,
+    max(raw_systematic(u_random_j, u_total_j) / nullif(energy_j, 0)) AS systematic_share,
+    min(coverage) AS coverage,
     string_agg(DISTINCT source, '+' ORDER BY source) AS source,
     list_sort(list_distinct(flatten(list(flags)))) AS flags,
     string_agg(DISTINCT reason, ', ' ORDER BY reason) AS reason
   FROM bounded GROUP BY ALL;
 CREATE VIEW raw_run_overlaps AS
-  SELECT run_id, device, domain, t0_ns, t1_ns, source, flags, reason FROM raw_run_pieces WHERE NOT has_cover;
+  SELECT run_id, device, domain, t0_ns, t1_ns, random_j, systematic_j, systematic_share, source, flags, reason
+  FROM raw_run_pieces WHERE NOT has_cover;
 CREATE VIEW raw_run_lines AS
   WITH piece AS (
-    SELECT run_id, device, domain, t0_ns, t1_ns, cover_j AS energy_j, coverage, source, flags, reason
+    SELECT run_id, device, domain, cover_j AS energy_j, cover_random_j AS random_j,
+      raw_systematic(cover_random_j, cover_total_j) AS systematic_j, coverage, source, flags, reason
     FROM raw_run_pieces WHERE has_cover
     UNION ALL
-    SELECT run_id, device, domain, t0_ns, t1_ns, energy_j, coverage, source, flags,
+    SELECT run_id, device, domain, energy_j, random_j,
+      CASE WHEN systematic_j IS NOT NULL THEN least(systematic_j, coalesce(systematic_share * energy_j, systematic_j)) END,
+      coverage, source, flags,
       CASE WHEN energy_j IS NULL THEN coalesce(reason, 'overlapping stages cannot be integrated: no raw samples') END
     FROM integrate('raw_run_overlaps')
   ),
   per_device AS (
-    SELECT run_id, device, domain, CASE WHEN count(*) = count(energy_j) THEN sum(energy_j) END AS energy_j,
-      min(coverage) AS coverage, string_agg(DISTINCT source, '+' ORDER BY source) AS source,
+    SELECT run_id, device, domain, raw_sum(energy_j) AS energy_j, raw_rss(random_j) AS u_random_j,
+      sqrt(raw_rss(random_j) ** 2 + raw_sum(systematic_j) ** 2) AS u_total_j, min(coverage) AS coverage, string_agg(DISTINCT source, '+' ORDER BY source) AS source,
       list_sort(list_distinct(flatten(list(flags)))) AS flags,
       string_agg(DISTINCT reason, ', ' ORDER BY reason) AS reason
     FROM piece GROUP BY ALL
   )
   SELECT r.run_id, '' AS stage_id, coalesce(r.t1_ns, 9223372036854775807) AS at_ns, p.device, p.domain, p.energy_j,
-    p.coverage, p.source, coalesce(p.flags, []::VARCHAR[]) AS flags, p.reason
+    p.u_random_j, p.u_total_j, p.coverage, p.source, coalesce(p.flags, []::VARCHAR[]) AS flags, p.reason
   FROM runs r LEFT JOIN per_device p ON p.run_id = r.run_id;
 CREATE VIEW raw_run_counts AS
   SELECT run_id, '' AS stage_id, unit, sum(n)::BIGINT AS total_n FROM raw_own_counts GROUP BY ALL;
@@ -158,7 +193,8 @@ CREATE VIEW raw_run_staged AS
 CREATE VIEW run_totals AS
   SELECT r.run_id, r.name AS run, r.status, r.t0_ns, r.t1_ns, r.seconds, g.staged_s,
     (SELECT count(*) FROM raw_stages s WHERE s.run_id = r.run_id) AS n_stages,
-    b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.estimated_j, b.total_j / nullif(g.staged_s, 0) AS mean_w,
+    b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.u_random_j, b.u_total_j, b.estimated_j, b.estimated_share,
+    b.total_j / nullif(g.staged_s, 0) AS mean_w,
     t.counts, t.counts[t.token_unit] AS tokens, t.token_unit,
     b.total_j / nullif(t.counts[t.token_unit], 0) AS j_per_token,
     b.coverage, b.sources, b.domains, b.flags, b.reason

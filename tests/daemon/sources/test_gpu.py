@@ -19,7 +19,7 @@ def integral_j(t_ns: np.ndarray, power_mw: np.ndarray) -> float:
 
 
 def test_the_ring_gives_every_sample_and_its_integral_is_the_curves(fake_nvml, drive):
-    fake_nvml.control("devices 2\njitter_ms 8\n")
+    fake_nvml.control("devices 2\njitter_ms 8\nahead_ms 1900\n")
     out = drive(seconds=6)
     assert [info.source for info in out.devices] == ["ring", "ring"]
     assert [info.index for info in out.devices] == [0, 1]
