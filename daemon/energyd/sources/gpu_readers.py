@@ -119,7 +119,7 @@ class PolledReader:
         self.info = info
         self.every_ns = info.period_ns
         self.patience_ns = info.max_step_ns + info.lag_ns
-        self.last_ns = now_ns - info.lag_ns - info.max_step_ns
+        self.last_ns = now_ns - info.lag_ns
 
     def restart(self, now_ns: int) -> None:
         """The device was away. A reading knows no past, so there is nothing to forget."""
