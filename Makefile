@@ -10,10 +10,10 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test test-long test-gpu demo clean
+.PHONY: help deps setup check test test-long test-gpu bench-coverage demo clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## install what tests need beside Python (root), or say what is missing
 	@PYTHON='$(PYTHON)' tests/deps.sh test
@@ -43,6 +43,9 @@ test-long: deps setup ## tests that take minutes
 
 test-gpu: deps setup ## tests that need an NVIDIA GPU
 	@$(PYTEST) -m gpu --timeout 1800 $(ARGS)
+
+bench-coverage: setup ## how often the stated doubt holds the truth, on closed-form loads (docs/measurement.md)
+	@PYTHONPATH=tests $(BIN)/python tests/bench/coverage.py $(ARGS)
 
 demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)

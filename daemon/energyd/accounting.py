@@ -6,12 +6,17 @@ Own energy, the counter beside it, less its children (`self`), less unrelated st
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from energyd.attribution import Known, charge, narrow
-from energyd.energy import DeviceLog, Edge, Missing, Span, SpanUnion
+from energyd.doubt import Device, K, counter_variance_j2, integral_variance_j2, reconcile
+from energyd.energy import DeviceLog, Edge, Missing
+from energyd.sharing import Neighbours
+from energyd.spans import Span, SpanUnion
 from energyd.stages import Anchor, Stage
 from energyd.tracker import Tracker
 
@@ -56,8 +61,9 @@ class Accountant:
         self._tracker = tracker
         self._logs = logs
         self._known = known
-        self.origins: dict[int, tuple[str, str, int]] = {}  # device: source, origin, period_ns
+        self.devices: dict[int, Device] = {}
         self.counters: dict[int, CounterTrack] = {}
+        self.neighbours = Neighbours()
 
     def resolve_begins(self) -> None:
         """Fix the begin edge of each open stage as soon as samples surround it."""
@@ -76,15 +82,27 @@ class Accountant:
                 self._tracker.news.add(stage.stage_id)
             stage.devices, _ = charge(stage.named, stage.process, self._known.values())
 
-    def note_pids(self, device: int, pids: frozenset[int]) -> None:
+    def note_pids(self, device: int, pids: frozenset[int], t_ns: int) -> None:
         """NVML's list of compute processes on a GPU."""
+        self.neighbours.note(device, pids, t_ns)
         for stage in self._tracker.active():
             if stage.pid in pids and not stage.pids_seen.get(device):
                 stage.pids_seen[device] = True
+            if stage.t0_ns <= t_ns and (stage.t1_ns is None or t_ns <= stage.t1_ns):
+                self._note_foreign(stage, device, t_ns, t_ns)
+
+    def _note_foreign(self, stage: Stage, device: int, t0_ns: int, t1_ns: int) -> None:
+        """Remember processes of nobody's that were on a GPU beside the stage."""
+        found = self.neighbours.seen_with(stage.pid, stage.run_pids, device, t0_ns, t1_ns)
+        if found - stage.foreign.get(device, set()):
+            stage.foreign.setdefault(device, set()).update(found)
+            self._tracker.touched.add(stage.stage_id)
 
     def settle(self, now_ns: int) -> dict[str, dict[int, int | None]]:
         """Write the energies of stages that can be known now; {stage_id: {device: µJ}}."""
-        ended = [s for s in self._tracker.active() if s.t1_ns is not None and s.t1_ns + SETTLE_NS <= now_ns]
+        # What follows an edge tells of it too, as far as the sensors' windows reach.
+        wait_ns = SETTLE_NS + max((log.sensing.reach_ns for log in self._logs.values()), default=0)
+        ended = [s for s in self._tracker.active() if s.t1_ns is not None and s.t1_ns + wait_ns <= now_ns]
         ended.sort(key=lambda s: (s.t1_ns, -len(s.ancestors), -s.t0_ns))
         settled: dict[str, dict[int, int | None]] = {}
         for stage in ended:
@@ -109,9 +127,16 @@ class Accountant:
                 if not given_up:
                     return None
                 edge, begin = edge or Missing("no_sample_after_end"), begin or Missing("no_sample_after_end")
-            stage.begin[device] = begin
+            stage.begin[device] = self._with_surroundings(device, begin)
             ends[device] = edge
         return ends
+
+    def _with_surroundings(self, device: int, edge: Edge | Missing) -> Edge | Missing:
+        """An edge that was fixed before what followed it was seen, if that is still in memory."""
+        log = self._logs[device]
+        if isinstance(edge, Missing) or not log.covers(edge.t_ns):
+            return edge
+        return replace(edge, range_w=log.range_w(edge.t_ns))
 
     def _finish(self, stage: Stage, ends: dict[int, Edge | Missing]) -> dict[int, int | None]:
         shared = self._meet_others(stage, ends)
@@ -127,16 +152,17 @@ class Accountant:
     def _energy_row(self, stage: Stage, device: int, end: Edge | Missing, runs: set[str]) -> tuple[Any, ...]:
         assert stage.t1_ns is not None
         begin = stage.begin[device]
-        source, origin, period_ns = self.origins[device]
+        facts = self.devices[device]
         flags = set(stage.flags)
-        if origin != "measured":
-            flags.add(origin)
-        if runs:
+        if facts.origin != "measured":
+            flags.add(facts.origin)
+        self._note_foreign(stage, device, stage.t0_ns, stage.t1_ns)
+        if runs or stage.foreign.get(device):
             flags.add("shared_gpu" if self._known[device].domain == "gpu" else "shared_cpu")
         length_ns = stage.t1_ns - stage.t0_ns
-        if length_ns < 2 * period_ns:
+        if length_ns < 2 * facts.period_ns:
             flags.add("too_short")
-        energy = counter = self_uj = exclusive = coverage = n = None
+        figure = counter = self_uj = exclusive = coverage = n = integral = None
         reason = next((e.reason for e in (begin, end) if isinstance(e, Missing)), None)
         overlap_ns, overlap_uj = self._union(stage.overlaps, device).total()
         if isinstance(begin, Edge) and isinstance(end, Edge):
@@ -146,20 +172,38 @@ class Accountant:
             if begin.in_hole or end.in_hole or begin.holes != end.holes:
                 reason = "gap_without_counter"
             else:
-                energy = end.e_uj - begin.e_uj
+                integral = end.e_uj - begin.e_uj
                 if gap_ns:
                     flags.add("bridged")
-                if device in self.counters:
-                    last = self.counters[device].anchor(stage.t1_ns)
-                    counter = by_counter(stage.anchors.get(device), last, begin, end)
+                counter = self._by_counter(stage, device, begin, end)
+                variance = integral_variance_j2(self._logs[device].sensing, begin, end, stage.doubt_ns)
+                figure = reconcile(facts, integral, _u_uj(variance), counter, length_ns)
+                flags |= figure.flags
+                # Parts of a stage are known by the integral alone: their shares of it are what is told.
+                scale = figure.energy_uj / integral if integral else 1.0
                 child_uj = self._children(stage, device, end)
-                self_uj = None if child_uj is None else energy - child_uj
-                exclusive = None if overlap_uj is None else energy - overlap_uj
+                self_uj = None if child_uj is None else round(scale * (integral - child_uj))
+                exclusive = None if overlap_uj is None else round(scale * (integral - overlap_uj))
         return (
-            stage.run_id, stage.stage_id, device, stage.t0_ns, stage.t1_ns, energy, counter, self_uj,
-            exclusive, overlap_ns, coverage, n, None, None, source, sorted(flags), reason,
-            None if energy is None else "integral", energy, None, None, None,
+            stage.run_id, stage.stage_id, device, stage.t0_ns, stage.t1_ns,
+            figure and figure.energy_uj, counter and counter[0], self_uj, exclusive, overlap_ns, coverage, n,
+            figure and figure.u_random_uj, figure and figure.u_total_uj, facts.source, sorted(flags), reason,
+            figure and figure.method, integral, figure and figure.u_integral_uj,
+            figure and figure.u_counter_uj, figure and figure.note,
         )  # fmt: skip
+
+    def _by_counter(self, stage: Stage, device: int, begin: Edge, end: Edge) -> tuple[int, int, int] | None:
+        """The counter's µJ, their doubt, for how many ns the integral carried it; None: it cannot tell."""
+        assert stage.t1_ns is not None
+        track, a = self.counters.get(device), stage.anchors.get(device)
+        b = track.anchor(stage.t1_ns) if track else None
+        counter = by_counter(a, b, begin, end)
+        if counter is None or a is None or b is None:
+            return None
+        sensing = self._logs[device].sensing
+        variance = counter_variance_j2(self.devices[device], sensing, (a, b), (begin, end), stage.doubt_ns)
+        carried_ns = abs(begin.t_ns - a.t_ns) + abs(end.t_ns - b.t_ns)
+        return counter, _u_uj(variance), carried_ns
 
     def _children(self, stage: Stage, device: int, end: Edge) -> int | None:
         """µJ of the union of a stage's children; those still running count up to its end."""
@@ -229,6 +273,11 @@ class Accountant:
 def _covered(stage: Stage, other: Stage, active: Mapping[str, Stage]) -> bool:
     parent = active.get(stage.parent_id or "")
     return parent is not None and not parent.related(other)
+
+
+def _u_uj(variance_j2: float) -> int:
+    """Doubt in µJ, k = 2."""
+    return round(K * math.sqrt(variance_j2) * 1e6)
 
 
 def _uj(edge: Edge | Missing | None) -> int | None:

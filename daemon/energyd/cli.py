@@ -133,6 +133,22 @@ def top(
 
 
 @main.command()
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+@click.option("--timeout", "timeout_s", default=20.0, show_default=True, help="Seconds a driver may take.")
+def doctor(store: Path | None, as_json: bool, timeout_s: float) -> None:
+    """Probe every sensor and say what is fit to measure with, what is not, and the cure.
+
+    Works with and without a daemon.
+    """
+    from energyd.doctor import examine, lines
+
+    report = examine(store, timeout_s)
+    click.echo(json.dumps(report, indent=2) if as_json else "\n".join(lines(report)))
+    sys.exit(DEGRADED if report["state"] != "ok" else 0)
+
+
+@main.command()
 def version() -> None:
     """Print release and protocol version."""
     from energyd_client.protocol import VERSION
@@ -257,7 +273,9 @@ def _await_samples(endpoint: str) -> None:
         except EnergydError:
             return  # a trace played once may be over already
         answered = {d["domain"] for d in body["domains"]}
-        if {"gpu", "cpu"} <= answered and all(d["last_t_ns"] is not None for d in body["devices"]):
+        starting = any("is starting" in (d["reason"] or "") for d in body["domains"])
+        sampled = all(d["last_t_ns"] is not None for d in body["devices"])
+        if {"gpu", "cpu"} <= answered and sampled and not starting:
             return
         time.sleep(0.05)
     click.echo("energyd: some devices have no sample yet; `energyd status` says which", err=True)

@@ -1,4 +1,4 @@
-"""How much energy had a device used at an instant? The running integral, its gaps, unions of spans.
+"""How much energy had a device used at an instant? The running integral and its gaps.
 
 Power is linear between samples. Energy at t between samples i and j is the trapezoid's shape scaled to
 the stored step: E(t) = cum_i + (cum_j - cum_i) · s(u) / s(D), with u = t - t_i, D = t_j - t_i and
@@ -15,6 +15,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from energyd.roughness import NONE, Roughness, Sums
+from energyd.sensing import Sensing
 
 HALF_PJ_PER_UJ: Final = 2_000_000
 GUARD_NS: Final = 120_000_000_000
@@ -34,6 +37,12 @@ class Edge:
     gap_ns: int  # time spent in gaps before t
     holes: int  # gaps that nothing bridges, ended before t
     in_hole: bool = False
+    # What the doubt of a window between two edges is made of (energyd.doubt):
+    rough: Sums = NONE  # restlessness of the power, summed up to t
+    bridge_j2: float = 0.0  # variance of the gaps that a counter bridged, summed up to t
+    split_j2: float = 0.0  # variance of this instant's place within a bridged gap
+    p_w: float = 0.0  # power here
+    range_w: float = 0.0  # its largest less its smallest value nearby
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class Totals:
     read_t_ns: int | None = None  # last read of the hardware counter, to bridge with
     read_mj: int = 0
     read_uj: int = 0  # the power integral at that read
+    rough: Sums = NONE
+    bridge_j2: float = 0.0
 
 
 @dataclass
@@ -78,6 +89,7 @@ class _GapMark:
     bridged: bool
     gap_ns: int
     holes: int
+    bridge_j2: float
 
 
 @dataclass
@@ -97,6 +109,8 @@ class DeviceLog:
         self.device = device
         self.max_step_ns = max_step_ns
         self.totals = totals
+        self.sensing = Sensing()
+        self._rough = Roughness()
         self._t = np.empty(4096, np.int64)
         self._p = np.empty(4096, np.int32)
         self._c = np.empty(4096, np.int64)
@@ -105,6 +119,7 @@ class DeviceLog:
         if totals.t_ns is not None:  # the last stored sample begins the next step
             self._t[0], self._p[0], self._c[0] = totals.t_ns, totals.power_mw, totals.cum_uj
             self._len = 1
+            self._rough.mark(0, totals.rough)
 
     def preload(self, t_ns: I64, power_mw: I32, cum_uj: I64, gaps: list[Gap]) -> None:
         """Take over the stored samples of the unsealed hour, the newest of which the totals describe."""
@@ -112,12 +127,16 @@ class DeviceLog:
             return
         self._len = 0
         self._store(t_ns, power_mw, cum_uj)
+        self._rough = Roughness()
+        self._rough.mark(self._len - 1, self.totals.rough)
         gap_ns = self.totals.gap_ns - sum(g.t1_ns - g.t0_ns for g in gaps)
         holes = self.totals.holes - sum(g.bridged_uj is None for g in gaps)
         for g in gaps:
-            self._gaps.append(_GapMark(g.t0_ns, g.t1_ns, g.bridged_uj is not None, gap_ns, holes))
+            # The doubt of a gap before the restart stays with the edges that were fixed before it.
+            bridged = g.bridged_uj is not None
+            self._gaps.append(_GapMark(g.t0_ns, g.t1_ns, bridged, gap_ns, holes, self.totals.bridge_j2))
             gap_ns += g.t1_ns - g.t0_ns
-            holes += g.bridged_uj is None
+            holes += not bridged
 
     @property
     def last_t_ns(self) -> int | None:
@@ -155,15 +174,22 @@ class DeviceLog:
         tot.t_ns, tot.power_mw = int(t_ns[-1]), int(power_mw[-1])
         tot.n += len(t_ns)
         self._store(t_ns, power_mw, cum)
+        self._sum_up()
         return Appended(t_ns, power_mw, cum)
 
-    def append_after_gap(self, t_ns: int, power_mw: int, reason: str, bridged_uj: int | None) -> Appended:
-        """Add the one sample that ends a gap. `bridged_uj` None makes the gap a hole."""
+    def append_after_gap(
+        self, t_ns: int, power_mw: int, reason: str, bridged_uj: int | None, bridge_j2: float = 0.0
+    ) -> Appended:
+        """Add the one sample that ends a gap. `bridged_uj` None makes the gap a hole.
+
+        `bridge_j2`: variance of the bridged energy, J².
+        """
         tot = self.totals
         assert tot.t_ns is not None
         gap = Gap(tot.t_ns, t_ns, reason, bridged_uj)
         bridged = bridged_uj is not None
-        self._gaps.append(_GapMark(gap.t0_ns, gap.t1_ns, bridged, tot.gap_ns, tot.holes))
+        self._gaps.append(_GapMark(gap.t0_ns, gap.t1_ns, bridged, tot.gap_ns, tot.holes, tot.bridge_j2))
+        tot.bridge_j2 += bridge_j2
         tot.gap_ns += gap.t1_ns - gap.t0_ns
         tot.holes += not bridged
         tot.cum_uj += bridged_uj or 0
@@ -171,6 +197,7 @@ class DeviceLog:
         tot.n += 1
         added = Appended(np.array([t_ns]), np.array([power_mw], np.int32), np.array([tot.cum_uj]), [gap])
         self._store(added.t_ns, added.power_mw, added.cum_uj)
+        self._sum_up()
         return added
 
     def edge_at(self, t_ns: int) -> Edge | Missing | None:
@@ -183,13 +210,31 @@ class DeviceLog:
             started = self.totals.n <= self._len
             return Missing("before_first_sample" if started else "marker_too_late")
         n = self.totals.n - (self._len - 1 - i)
-        gap_ns, holes, in_hole = self._gap_totals(t_ns)
-        t_i, c_i = int(self._t[i]), int(self._c[i])
-        if t_ns == t_i:
-            return Edge(t_ns, c_i, n, gap_ns, holes, in_hole)
-        t_j, c_j = int(self._t[i + 1]), int(self._c[i + 1])
-        e_uj = c_i + _part(t_ns - t_i, t_j - t_i, int(self._p[i]), int(self._p[i + 1]), c_j - c_i)
-        return Edge(t_ns, e_uj, n, gap_ns, holes, in_hole)
+        gap_ns, holes, in_hole, bridge_j2, gap = self._gap_totals(t_ns)
+        t_i, e_uj, p_w, split_j2 = int(self._t[i]), int(self._c[i]), self._p[i] / 1000, 0.0
+        if t_ns > t_i:
+            t_j, step_uj = int(self._t[i + 1]), int(self._c[i + 1]) - e_uj
+            e_uj += _part(t_ns - t_i, t_j - t_i, int(self._p[i]), int(self._p[i + 1]), step_uj)
+            p_w += (self._p[i + 1] - self._p[i]) / 1000 * (t_ns - t_i) / (t_j - t_i)
+            if gap is not None and not in_hole:
+                split_j2 = _split_j2(t_ns, t_i, t_j, self._p[i] / 1000, self._p[i + 1] / 1000, step_uj / 1e6)
+        rough = self._rough.up_to(
+            i, self._t[: self._len], self._p[: self._len], self.sensing, self.max_step_ns
+        )
+        return Edge(
+            t_ns, e_uj, n, gap_ns, holes, in_hole, rough, bridge_j2, split_j2, float(p_w), self.range_w(t_ns)
+        )
+
+    def range_w(self, t_ns: int) -> float:
+        """Largest less smallest power near an instant, W: as far as a sensor's window reaches."""
+        t = self._t[: self._len]
+        lo = max(int(np.searchsorted(t, t_ns - self.sensing.reach_ns)) - 1, 0)
+        near = self._p[lo : int(np.searchsorted(t, t_ns + self.sensing.reach_ns)) + 1][: self._len - lo]
+        return float(near.max() - near.min()) / 1000 if len(near) else 0.0
+
+    def covers(self, t_ns: int) -> bool:
+        """Whether the samples around an instant are still in memory."""
+        return self._len > 0 and t_ns - self.sensing.reach_ns > self._t[0]
 
     def after(self, t_ns: int | None, until_ns: int | None = None) -> tuple[I64, I32, I64]:
         """Copies of the samples later than t_ns (all in memory if None) and not later than until_ns."""
@@ -208,6 +253,7 @@ class DeviceLog:
         for array in (self._t, self._p, self._c):
             array[: self._len - cut] = array[cut : self._len].copy()
         self._len -= cut
+        self._rough.forget(cut, self._len - 1, self.totals.rough)
         oldest = int(self._t[0])
         self._gaps = [g for g in self._gaps if g.t1_ns >= oldest]
 
@@ -223,18 +269,23 @@ class DeviceLog:
         self._c[self._len : need] = cum_uj
         self._len = need
 
-    def _gap_totals(self, t_ns: int) -> tuple[int, int, bool]:
-        """(gap_ns, holes, in_hole) at an instant."""
+    def _sum_up(self) -> None:
+        t, p = self._t[: self._len], self._p[: self._len]
+        self.totals.rough = self._rough.extend(t, p, self.sensing, self.max_step_ns)
+
+    def _gap_totals(self, t_ns: int) -> tuple[int, int, bool, float, _GapMark | None]:
+        """(gap_ns, holes, in_hole, bridge_j2, the gap around it) at an instant."""
         k = bisect_right(self._gaps, t_ns, key=lambda g: g.t0_ns) - 1
         if k < 0:
-            if not self._gaps:
-                return self.totals.gap_ns, self.totals.holes, False
-            return self._gaps[0].gap_ns, self._gaps[0].holes, False
+            first = self._gaps[0] if self._gaps else self.totals
+            return first.gap_ns, first.holes, False, first.bridge_j2, None
         g = self._gaps[k]
         inside = t_ns < g.t1_ns
         in_hole = inside and not g.bridged and t_ns > g.t0_ns
         gap_ns = g.gap_ns + min(t_ns, g.t1_ns) - g.t0_ns
-        return gap_ns, g.holes + (not g.bridged and not inside), in_hole
+        later = self._gaps[k + 1] if k + 1 < len(self._gaps) else self.totals
+        bridge_j2 = g.bridge_j2 if inside else later.bridge_j2
+        return gap_ns, g.holes + (not g.bridged and not inside), in_hole, bridge_j2, g if inside else None
 
 
 def trapezoid_uj(t_ns: I64, power_mw: I32, until_ns: int) -> int:
@@ -256,57 +307,14 @@ def _part(u: int, d: int, p_i: int, p_j: int, step_uj: int) -> int:
     return round(step_uj * (2 * p_i * u + (p_j - p_i) * u * u / d) / whole)
 
 
-@dataclass(frozen=True)
-class Span:
-    """A piece of time on one device, with the running integral at both ends (None: unknown)."""
+def _split_j2(t_ns: int, a_ns: int, b_ns: int, a_w: float, b_w: float, gap_j: float) -> float:
+    """Variance, J², of how a bridged gap's energy divides at an instant inside it.
 
-    a_ns: int
-    a_uj: int | None
-    b_ns: int
-    b_uj: int | None
-
-
-class SpanUnion:
-    """The union of spans, so that time under two stages counts once. Spans come mostly in order of end."""
-
-    def __init__(
-        self, spans: list[Span] | None = None, folded_ns: int = 0, folded_uj: int | None = 0
-    ) -> None:
-        self.spans = spans or []
-        self.folded_ns = folded_ns
-        self.folded_uj = folded_uj
-
-    def add(self, new: Span) -> None:
-        """Add one span, merging with what it touches."""
-        if new.b_ns <= new.a_ns:
-            return
-        later: list[Span] = []
-        while self.spans and self.spans[-1].a_ns > new.b_ns:
-            later.append(self.spans.pop())
-        while self.spans and self.spans[-1].b_ns >= new.a_ns:
-            old = self.spans.pop()
-            a = old if old.a_ns <= new.a_ns else new
-            b = old if old.b_ns >= new.b_ns else new
-            new = Span(a.a_ns, a.a_uj, b.b_ns, b.b_uj)
-        self.spans.append(new)
-        self.spans.extend(reversed(later))
-
-    def fold(self, safe_ns: int) -> None:
-        """Add up what ended before safe_ns, where no span can begin any more (a step loop has millions)."""
-        while self.spans and self.spans[0].b_ns < safe_ns:
-            self.folded_ns, self.folded_uj = _plus(self.folded_ns, self.folded_uj, self.spans.pop(0))
-
-    def total(self) -> tuple[int, int | None]:
-        """(ns, µJ) of the union; µJ None if any end is unknown."""
-        ns, uj = self.folded_ns, self.folded_uj
-        for span in self.spans:
-            ns, uj = _plus(ns, uj, span)
-        return ns, uj
-
-
-def _plus(ns: int, uj: int | None, span: Span) -> tuple[int, int | None]:
-    """A sum of time and energy with one more span; an unknown end makes the energy unknown."""
-    ns += span.b_ns - span.a_ns
-    if uj is None or span.a_uj is None or span.b_uj is None:
-        return ns, None
-    return ns, uj + span.b_uj - span.a_uj
+    The total is known, the course is not: nothing is in doubt at the gap's ends and most in its middle.
+    Power in the gap is taken to differ from its mean by as much as the samples at its ends do, or half of it.
+    """
+    length_s = (b_ns - a_ns) / 1e9
+    x = (t_ns - a_ns) / (b_ns - a_ns)
+    mean_w = gap_j / length_s
+    spread_w = max(abs(a_w - mean_w), abs(b_w - mean_w), mean_w / 2)
+    return (spread_w * length_s * x * (1 - x)) ** 2

@@ -8,15 +8,17 @@ the next counter read, which says what the gap cost.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
 from energyd.accounting import CounterTrack
 from energyd.attribution import Known
+from energyd.bridging import bridge_uj
 from energyd.energy import I32, I64, Appended, DeviceLog, Edge, Totals, trapezoid_uj
-from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples
+from energyd.sensing import counter_period_ns, sensing_of
+from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples, Share
 from energyd.stages import Anchor
 from energyd.store.load import StoredDevice
 from energyd.timeline import Timeline
@@ -47,9 +49,16 @@ class _Device:
     track: CounterTrack = field(default_factory=CounterTrack)
     hold: _Hold | None = None
     soft_reason: str | None = None  # why the next long step will have been long
+    soft_t_ns: int = 0  # when that was said: samples from before do not refute it
     forced: bool = False  # the next step is a gap however short, and the counter may not bridge it
     reads: list[CounterRead] = field(default_factory=list)  # store time, not yet beside the integral
     resets: int = 0
+
+    @property
+    def anchored(self) -> bool:
+        """Whether its last counter read can begin a bridge: no hole and no reset since."""
+        reads = self.track.reads
+        return bool(reads) and reads[-1].segment == self.log.totals.holes + self.resets
 
 
 class Ledger:
@@ -86,6 +95,7 @@ class Ledger:
             if device not in self._books:
                 self._open_books(device, DeviceLog(device, info.max_step_ns, Totals()))
             self.logs[device].max_step_ns = info.max_step_ns
+            self.logs[device].sensing = sensing_of(info)
             index = info.index
             if index is None and info.domain == "gpu":
                 index = sum(k.domain == "gpu" for k in self.known.values() if k.device != device)
@@ -123,8 +133,10 @@ class Ledger:
 
     def counter_in(self, e: CounterRead) -> None:
         """A read of the hardware counter; it waits until samples surround it."""
-        book = self._books[self._numbers[e.uuid]]
-        book.reads.append(CounterRead(e.uuid, self._timeline.to_store(e.t_ns), e.energy_mj))
+        device = self._numbers[e.uuid]
+        # What is read was right at the counter's last step: on average half of one ago.
+        t_ns = self._timeline.to_store(e.t_ns) - counter_period_ns(self.infos[device]) // 2
+        self._books[device].reads.append(CounterRead(e.uuid, t_ns, e.energy_mj))
 
     def condition_in(self, e: Condition) -> int:
         """Write what explains outliers; the device's number."""
@@ -136,15 +148,26 @@ class Ledger:
         )
         return device
 
+    def share_in(self, e: Share) -> None:
+        """How busy a process keeps a GPU that it shares."""
+        t_ns = self._timeline.to_store(e.t_ns)
+        self._row("shares", (self._numbers[e.uuid], t_ns, e.pid, e.sm_percent))
+
     def break_in(self, e: Break) -> None:
         """Sampling was interrupted; remembered until the next sample shows how long."""
         book = self._books.get(self._numbers.get(e.uuid, -1))
         if book is None:
             return
-        book.soft_reason = book.soft_reason or e.reason
         if e.counter_reset:
-            book.forced, book.soft_reason = True, e.reason
             book.resets += 1
+            book.reads.clear()  # from before the reset, and no longer to be told from those after it
+            if book.hold is not None:  # seen only now, behind the gap: that gap has it
+                book.hold.reset, book.hold.reason = True, e.reason
+                return
+            book.forced, book.soft_reason = True, e.reason
+        if book.soft_reason is None:
+            book.soft_reason = e.reason
+        book.soft_t_ns = self._timeline.to_store(e.t_ns)
 
     def settle(self, now_ns: int) -> None:
         """Bridge what can be bridged, and set counter reads beside the integral."""
@@ -169,7 +192,10 @@ class Ledger:
         if totals.t_ns is not None:
             book.soft_reason = self._restart
         if totals.read_t_ns is not None and self._restart != "reboot":
-            book.track.reads.append(Anchor(totals.read_t_ns, totals.read_mj, totals.read_uj, totals.holes))
+            read = Anchor(totals.read_t_ns, totals.read_mj, totals.read_uj, totals.holes)
+            book.track.reads.append(
+                replace(read, rough=totals.rough, bridge_j2=totals.bridge_j2, p_w=totals.power_mw / 1000)
+            )
         self._books[device] = book
         self.logs[device], self.tracks[device] = book.log, book.track
 
@@ -191,13 +217,15 @@ class Ledger:
             if cut:
                 part = None if energy_uj is None else energy_uj[:cut]
                 self._note(device, book.log.append(t_ns[:cut], power_mw[:cut], part))
-                book.soft_reason = None
+                if t_ns[cut - 1] > book.soft_t_ns:
+                    book.soft_reason = None
                 t_ns, power_mw = t_ns[cut:], power_mw[cut:]
                 energy_uj = None if energy_uj is None else energy_uj[cut:]
                 continue
             reason, forced = book.soft_reason or "late", book.forced
             book.soft_reason, book.forced = None, False
-            if not forced and energy_uj is None and book.track.reads:
+            self._settle_reads(device, book)  # a bridge begins at the newest read
+            if not forced and energy_uj is None and book.anchored:
                 book.hold = _Hold(reason, forced, now_ns, book.resets)
                 continue
             # RAPL's own counter tells what the step cost, unless the step began in another daemon.
@@ -214,20 +242,36 @@ class Ledger:
             return
         t_ns, power_mw = np.concatenate(hold.t_ns), np.concatenate(hold.power_mw)
         before = book.track.reads[-1]
-        after = next((r for r in book.reads if t_ns[0] <= r.t_ns <= t_ns[-1]), None)
-        bridged = None
+        step_ns = counter_period_ns(self.infos[device])
+        # A read at the first sample tells of half a counter's step before it. One in or behind a further
+        # gap tells of both together, and not of this one.
+        earliest = max(int(t_ns[0]) - step_ns, (book.log.last_t_ns or 0) + 1)
+        more = np.flatnonzero(np.diff(t_ns) > book.log.max_step_ns)
+        latest = t_ns[more[0]] if len(more) else t_ns[-1]
+        reads = [] if hold.reset else book.reads
+        after = next((r for r in reads if earliest <= r.t_ns <= latest), None)
+        bridged, bridge_j2 = None, 0.0
         if after is not None and after.energy_mj >= before.energy_mj:
-            behind = trapezoid_uj(t_ns, power_mw, after.t_ns)
+            behind = trapezoid_uj(t_ns, power_mw, after.t_ns) if after.t_ns >= t_ns[0] else 0
+            behind -= int(power_mw[0]) * max(int(t_ns[0]) - after.t_ns, 0) // 1_000_000
             ahead = book.log.totals.cum_uj - before.cum_uj
-            # The counter steps every 100 ms: over a short gap its own step may exceed the gap's energy.
-            bridged = max(0, (after.energy_mj - before.energy_mj) * 1000 - ahead - behind)
+            bridged = bridge_uj(
+                (after.energy_mj - before.energy_mj) * 1000 - ahead - behind,
+                int(t_ns[0]) - (book.log.last_t_ns or 0), max(book.log.totals.power_mw, int(power_mw.max())),
+                reason=hold.reason, limit_mw=self.infos[device].power_limit_mw,
+                elapsed_ns=after.t_ns - before.t_ns, after_mj=after.energy_mj,
+            )  # fmt: skip
+            after_w = float(np.interp(after.t_ns, t_ns, power_mw)) / 1000
+            swing_w = float(power_mw.max() - power_mw.min()) / 1000
+            at_reads_w2 = before.p_w**2 + before.range_w**2 + after_w**2 + swing_w**2
+            bridge_j2 = (step_ns / 1e9) ** 2 / 12 * at_reads_w2
         elif after is not None:
             hold.reason = "reset"
             book.resets += 1
-        elif now_ns < hold.since_ns + HOLD_NS and book.resets == hold.resets:
+        elif now_ns < hold.since_ns + HOLD_NS and book.resets == hold.resets and not len(more):
             return
         book.hold = None
-        self._end_gap(device, book, int(t_ns[0]), int(power_mw[0]), hold.reason, bridged)
+        self._end_gap(device, book, int(t_ns[0]), int(power_mw[0]), hold.reason, bridged, bridge_j2)
         self._take(device, book, t_ns[1:], power_mw[1:], None, now_ns)
 
     def _settle_reads(self, device: int, book: _Device) -> None:
@@ -245,15 +289,18 @@ class Ledger:
                 if book.track.reads and read.energy_mj < book.track.reads[-1].energy_mj:
                     book.resets += 1
                     segment += 1
-                book.track.reads.append(Anchor(read.t_ns, read.energy_mj, cum, segment))
+                book.track.reads.append(Anchor.at(read.energy_mj, edge, segment))
                 totals.read_t_ns, totals.read_mj, totals.read_uj = read.t_ns, read.energy_mj, cum
                 self.moved.add(device)
 
     def _end_gap(
-        self, device: int, book: _Device, t_ns: int, p_mw: int, reason: str, bridged: int | None
-    ) -> None:
-        added = book.log.append_after_gap(t_ns, p_mw, reason, bridged)
+        self, device: int, book: _Device, t_ns: int, p_mw: int, reason: str, bridged: int | None,
+        bridge_j2: float = 0.0,
+    ) -> None:  # fmt: skip
+        added = book.log.append_after_gap(t_ns, p_mw, reason, bridged, bridge_j2)
         gap = added.gaps[0]
+        if bridged is None:
+            book.log.totals.read_t_ns = None  # from before a hole: no bridge may begin there
         self._row("gaps", (device, gap.t0_ns, gap.t1_ns, gap.reason, gap.bridged_uj))
         self.gaps += 1
         self._note(device, added)

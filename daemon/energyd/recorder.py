@@ -15,8 +15,10 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from energyd.accounting import Accountant
+from energyd.doubt import FLOOR_W, Device
 from energyd.inbox import ClientGone, Declared, Inbox
 from energyd.ledger import Ledger
+from energyd.sensing import counter_period_ns
 from energyd.sources import (
     Break,
     Changed,
@@ -25,6 +27,7 @@ from energyd.sources import (
     Event,
     Exhausted,
     PowerSamples,
+    Share,
     TraceMarker,
 )  # fmt: skip
 from energyd.stages import Incoming, Run, Stage
@@ -180,7 +183,9 @@ class Recorder:
         elif isinstance(event, Condition):
             device = self.ledger.condition_in(event)
             if event.pids:
-                self.accountant.note_pids(device, event.pids)
+                self.accountant.note_pids(device, event.pids, self.timeline.to_store(event.t_ns))
+        elif isinstance(event, Share):
+            self.ledger.share_in(event)
         elif isinstance(event, Break):
             self.ledger.break_in(event)
         elif isinstance(event, Declared):
@@ -199,7 +204,10 @@ class Recorder:
         """Devices and domains of a source."""
         if self.ledger.declare(found.devices, found.domains, now_ns):
             for device, info in self.ledger.infos.items():
-                self.accountant.origins[device] = (info.source, info.origin, info.period_ns)
+                self.accountant.devices[device] = Device(
+                    info.source, info.origin, info.period_ns, info.accuracy,
+                    FLOOR_W if info.domain == "gpu" else 0.0, counter_period_ns(info),
+                )  # fmt: skip
             self._voice.publish("devices", p.DeviceList(0, self.device_maps()))
 
     def _marker_safely(self, incoming: Incoming) -> None:

@@ -1,4 +1,8 @@
-"""When is each source read? A thread per source, on absolute deadlines; lateness is kept for status."""
+"""When is each source read? A thread per source, on absolute deadlines; lateness is kept for status.
+
+A machine that slept between two reads has measured nothing meanwhile: that is seen here, once for every
+kind of source, and said before what the read brought.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,18 @@ import threading
 import time
 from collections import deque
 from dataclasses import replace
+from typing import Final
 
 from energyd.inbox import Declared, Inbox
 from energyd.sources import Break, Changed, Event, Source
+from energyd.timeline import suspended_ns
 from energyd_client import clock
 
 log = logging.getLogger("energyd")
+
+_SLEPT_NS: Final = 50_000_000
+"""Growth of BOOTTIME over MONOTONIC that is a suspend. The two are read within microseconds of each other,
+and a sleep too short for this is too short for a gap."""
 
 
 class Sampler:
@@ -25,6 +35,7 @@ class Sampler:
         self.late_ms: deque[float] = deque(maxlen=2_000)
         self._inbox = inbox
         self._stop = threading.Event()
+        self._suspended_ns = suspended_ns()
         self._thread = threading.Thread(target=self._run, name=f"sampler-{source.name}", daemon=True)
 
     def start(self) -> None:
@@ -64,10 +75,18 @@ class Sampler:
         except Exception:  # a source's bug is a gap of its devices, not the end of the daemon
             log.exception("source %s: unexpected error", self.source.name)
             events = [Break("", clock.now_ns(), "source_error")]
+        # Asked after the read, said before it: wherever in between it slept, the hole is named after that.
+        events = self._slept() + events
         events = [each for e in events for each in self._of_each_device(e)]
         if any(isinstance(e, Changed) for e in events):
             self._declare()
         self._inbox.put_events(events)
+
+    def _slept(self) -> list[Event | Declared]:
+        before, self._suspended_ns = self._suspended_ns, suspended_ns()
+        if self._suspended_ns - before < _SLEPT_NS:
+            return []
+        return [Break("", clock.now_ns(), "suspend")]
 
     def _of_each_device(self, event: Event | Declared) -> list[Event | Declared]:
         if isinstance(event, Break) and not event.uuid:

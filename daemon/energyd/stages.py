@@ -7,7 +7,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from energyd.energy import Edge, Missing, Span, SpanUnion
+from energyd.energy import Edge, Missing
+from energyd.roughness import NONE, Sums
+from energyd.spans import Span, SpanUnion
 from energyd_client.protocol import Marker, ProcessInfo, StageState
 
 
@@ -47,6 +49,17 @@ class Anchor:
     energy_mj: int
     cum_uj: int
     segment: int  # rises at each counter reset and each hole
+    rough: Sums = NONE  # this and what follows: as in energyd.energy.Edge
+    bridge_j2: float = 0.0
+    p_w: float = 0.0
+    range_w: float = 0.0
+
+    @classmethod
+    def at(cls, energy_mj: int, edge: Edge, segment: int) -> Anchor:
+        """A read at an instant where the integral is known."""
+        return cls(
+            edge.t_ns, energy_mj, edge.e_uj, segment, edge.rough, edge.bridge_j2, edge.p_w, edge.range_w
+        )
 
 
 @dataclass
@@ -65,6 +78,7 @@ class Run:
     t1_ns: int | None = None
     status: str = "open"
     orphan: bool = False  # its creator is gone; the last process's death ends it
+    pids: set[int] = field(default_factory=set)  # processes that have spoken of it
 
     def row(self) -> tuple[Any, ...]:
         """As a row of runs_log."""
@@ -117,6 +131,8 @@ class Stage:
     overlaps: dict[int, SpanUnion] = field(default_factory=dict)
     sharers: dict[int, set[str]] = field(default_factory=dict)  # device: other runs seen on it meanwhile
     pids_seen: dict[int, bool] = field(default_factory=dict)  # GPU: NVML listed the process there
+    run_pids: set[int] = field(default_factory=set)  # its run's, the very set, which may still grow
+    foreign: dict[int, set[int]] = field(default_factory=dict)  # GPU: processes of nobody's seen there
 
     def related(self, other: Stage) -> bool:
         """Whether one encloses the other (or they are the same)."""
@@ -155,6 +171,8 @@ class Stage:
                 "overlaps": {d: _union_out(u) for d, u in self.overlaps.items()},
                 "sharers": {d: sorted(s) for d, s in self.sharers.items()},
                 "pids_seen": self.pids_seen,
+                "run_pids": sorted(self.run_pids),
+                "foreign": {d: sorted(s) for d, s in self.foreign.items()},
             }
         )
 
@@ -171,11 +189,15 @@ class Stage:
             process=ProcessInfo(**m["process"]) if m.get("process") else None,
         )  # fmt: skip
         stage.begin = {int(d): _edge_in(e) for d, e in m.get("begin", {}).items()}
-        stage.anchors = {int(d): Anchor(**a) for d, a in m.get("anchors", {}).items()}
+        stage.anchors = {
+            int(d): Anchor(**{**a, "rough": tuple(a["rough"])}) for d, a in m.get("anchors", {}).items()
+        }
         stage.children = {int(d): _union_in(u) for d, u in m.get("children", {}).items()}
         stage.overlaps = {int(d): _union_in(u) for d, u in m.get("overlaps", {}).items()}
         stage.sharers = {int(d): set(s) for d, s in m.get("sharers", {}).items()}
         stage.pids_seen = {int(d): seen for d, seen in m.get("pids_seen", {}).items()}
+        stage.run_pids = set(m.get("run_pids", ()))
+        stage.foreign = {int(d): set(s) for d, s in m.get("foreign", {}).items()}
         return stage
 
 
@@ -184,7 +206,7 @@ def _edge_out(edge: Edge | Missing) -> dict[str, Any]:
 
 
 def _edge_in(packed: dict[str, Any]) -> Edge | Missing:
-    return Missing(**packed) if "reason" in packed else Edge(**packed)
+    return Missing(**packed) if "reason" in packed else Edge(**{**packed, "rough": tuple(packed["rough"])})
 
 
 def _union_out(union: SpanUnion) -> dict[str, Any]:

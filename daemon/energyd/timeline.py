@@ -1,4 +1,4 @@
-"""Which store time belongs to an instant of this boot?
+"""Which store time belongs to an instant of this boot? And how much of the boot did the machine sleep?
 
 Store time = CLOCK_BOOTTIME + one offset, fixed at the first start of a daemon in that boot: it reads as
 nanoseconds since the epoch, never steps, and is never below what the store already holds.
@@ -39,6 +39,22 @@ def pair() -> tuple[int, int]:
             best = (after - before, (before + after) // 2, realtime)
     assert best is not None
     return best[1], best[2]
+
+
+def suspended_ns() -> int:
+    """How long the machine has been suspended since it booted: CLOCK_BOOTTIME less CLOCK_MONOTONIC.
+
+    Best of five bracketed reads: a thread that is stopped between the two clocks must not look like sleep.
+    """
+    best: tuple[int, int] | None = None
+    for _ in range(5):
+        before = time.monotonic_ns()
+        boottime = clock.now_ns()
+        after = time.monotonic_ns()
+        if best is None or after - before < best[0]:
+            best = (after - before, boottime - (before + after) // 2)
+    assert best is not None
+    return best[1]
 
 
 def begin(known_offset_ns: int | None, newest_t_ns: int | None) -> Timeline:

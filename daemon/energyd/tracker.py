@@ -33,6 +33,10 @@ class Tracker:
         """Take over what an earlier daemon left open."""
         self.runs = {r.run_id: r for r in runs}
         self.stages = {s.stage_id: s for s in stages}
+        for stage in stages:
+            if stage.run_id in self.runs:
+                self.runs[stage.run_id].pids |= stage.run_pids
+                stage.run_pids = self.runs[stage.run_id].pids
         self.news |= set(self.stages)
 
     def apply(self, incoming: Incoming) -> p.Refusal | None:
@@ -42,6 +46,10 @@ class Tracker:
         if refusal is None:
             self.rows["markers"].append(_journal(incoming))
             refusal = getattr(self, f"_{m.TYPE}")(incoming, m)
+            run = self.runs.get(getattr(m, "run_id", ""))
+            if run is not None and incoming.pid is not None and incoming.pid not in run.pids:
+                run.pids.add(incoming.pid)
+                self.touched |= {s.stage_id for s in self.stages.values() if s.run_id == run.run_id}
         return refusal
 
     def client_gone(self, client: str, t_ns: int, doubt_ns: int) -> None:
@@ -124,6 +132,7 @@ class Tracker:
             run_id=m.run_id, stage_id=m.stage_id, name=m.name, t0_ns=incoming.t_ns, client=incoming.client,
             parent_id=m.parent_id, named=m.devices, process=self._processes.get(incoming.client),
             uid=incoming.uid, pid=incoming.pid, doubt_ns=incoming.doubt_ns,
+            run_pids=self.runs[m.run_id].pids,
         )  # fmt: skip
         if parent is not None:
             stage.ancestors = (*parent.ancestors, parent.stage_id)

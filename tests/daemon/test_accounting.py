@@ -10,6 +10,7 @@ import pytest
 
 from energyd.accounting import PATIENCE_NS, SETTLE_NS, Accountant, CounterTrack
 from energyd.attribution import Known
+from energyd.doubt import Device
 from energyd.energy import DeviceLog, Totals
 from energyd.stages import Anchor, Incoming, Stage
 from energyd.store.columns import schema
@@ -27,7 +28,7 @@ class Machine:
         self.logs = {0: DeviceLog(0, S, Totals()), 1: DeviceLog(1, 5 * S, Totals())}
         self.known = {0: Known(0, "GPU-a", "gpu", "H100", 0), 1: Known(1, "rapl:package-0", "cpu", "Xeon")}
         self.accountant = Accountant(self.tracker, self.logs, self.known)
-        self.accountant.origins = {0: ("ring", "measured", S // 50), 1: ("rapl", "measured", S)}
+        self.accountant.devices = {0: Device("ring", "measured", S // 50), 1: Device("rapl", "measured", S)}
         self.watts = {0: gpu_w, 1: cpu_w}
         self.seq = count(1)
 
@@ -324,12 +325,12 @@ def test_another_users_marker_is_refused_and_not_kept(machine: Machine) -> None:
 def test_devices_narrow_to_the_gpus_on_which_nvml_listed_the_process(machine: Machine) -> None:
     machine.logs[2] = DeviceLog(2, S, Totals())
     machine.known[2] = Known(2, "GPU-b", "gpu", "H100", 1)
-    machine.accountant.origins[2] = ("ring", "measured", S // 50)
+    machine.accountant.devices[2] = Device("ring", "measured", S // 50)
     machine.watts[2] = 50.0
     machine.begin(1, "train")
     machine.sample(0, 2)
     machine.settle(1.1)
-    machine.accountant.note_pids(2, frozenset({7}))
+    machine.accountant.note_pids(2, frozenset({7}), int(1.5 * S))
     machine.end(3, "train")
     machine.sample(2.5, 5)
     rows = machine.settle(5)

@@ -126,7 +126,8 @@ def test_a_stage_survives_the_daemons_death_and_its_energy_covers_the_hole(
     assert row["coverage"] < 1
     # The counter steps every 100 ms, so each end of the hole is known to about 60 J.
     assert row["energy_j"] == pytest.approx(truth_j, abs=130)
-    (gap,) = daemon.query("FROM gaps")
+    # The CPU's estimate comes once a second or so: whether 3.5 s are a gap for it is a matter of load.
+    (gap,) = daemon.query("SELECT g.* FROM gaps g JOIN devices d USING (device) WHERE d.domain = 'gpu'")
     assert gap["reason"] == "daemon_down"
     hole_j = fake_nvml.energy_j(0, gap["t0_ns"] - offset, gap["t1_ns"] - offset)
     assert gap["bridged_uj"] / 1e6 == pytest.approx(hole_j, abs=130)

@@ -21,6 +21,7 @@ BUILTIN_MS_W = (
     (3200, 200), (3300, 500), (4400, 520), (4500, 120), (5000, 120),
 )  # fmt: skip
 DEVICE_AHEAD_NS = 700_000_000
+"""Without an order `ahead_ms`."""
 
 
 def build(folder: Path) -> Path | None:
@@ -36,12 +37,17 @@ def build(folder: Path) -> Path | None:
 
 
 class FakeNvml:
-    """The fake library as one test uses it. Start processes with `env`; script it with `control`."""
+    """The fake library as one test uses it. Start processes with `env`; script it with `control`.
+
+    `ahead_ns`: by how much each device plays the curve ahead of the one before it; `control` keeps it to the
+    script's order `ahead_ms`.
+    """
 
     def __init__(self, library: Path, scratch: Path):
         self._control = scratch / "nvml.control"
         self._trace = scratch / "nvml.trace"
         self._knots = [(ms * 1_000_000, w * 1000.0) for ms, w in BUILTIN_MS_W]
+        self.ahead_ns = DEVICE_AHEAD_NS
         before = os.environ.get("LD_LIBRARY_PATH")
         self.library = library / SONAME
         self.env = {
@@ -56,6 +62,8 @@ class FakeNvml:
         new = self._control.with_suffix(".new")
         new.write_text(text)
         new.replace(self._control)
+        ahead_ms = [float(line.split()[1]) for line in text.splitlines() if line.startswith("ahead_ms ")]
+        self.ahead_ns = round(ahead_ms[-1] * 1e6) if ahead_ms else DEVICE_AHEAD_NS
 
     def play(self, knots: Sequence[tuple[int, float]]) -> None:
         """Play (t_ns, power_mw) knots in processes that start from now on, repeated at the last knot."""
@@ -75,10 +83,10 @@ class FakeNvml:
     def power_w(self, device: int, t_ns: int) -> float:
         """The curve at a CLOCK_BOOTTIME instant, W."""
         t, mw = zip(*self._knots, strict=True)
-        return float(np.interp((t_ns + device * DEVICE_AHEAD_NS) % t[-1], t, mw)) / 1000
+        return float(np.interp((t_ns + device * self.ahead_ns) % t[-1], t, mw)) / 1000
 
     def _energy_j(self, device: int, t_ns: int) -> float:
-        rounds, rest = divmod(t_ns + device * DEVICE_AHEAD_NS, self._knots[-1][0])
+        rounds, rest = divmod(t_ns + device * self.ahead_ns, self._knots[-1][0])
         t, mw = (np.array(column, dtype=float) for column in zip(*self._knots, strict=True))
         whole = _area(t, mw)
         inside = t < rest

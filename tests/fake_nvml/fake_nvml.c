@@ -5,13 +5,13 @@
  * daemon stored with the curve's own integral. Used from any process by LD_LIBRARY_PATH.
  *
  * The curve: straight lines between knots, repeated for ever, as a function of CLOCK_BOOTTIME; so every
- * process sees the same one, and so does the truth in build.py. Device d plays it d x 0.7 s ahead.
+ * process sees the same one, and so does the truth in build.py. Device d plays it d x 0.7 s ahead (`ahead_ms`).
  *   FAKE_NVML_TRACE    file of knots, one "t_ns,power_mw" (or blank between) a line, first t_ns 0; lines
  *                      that start with no digit are skipped. Read at each first nvmlInit. Without it: a
  *                      built-in curve of 5 s between 120 and 640 W (`builtin`; build.py has the same one).
  *
  * The sensors (t in ms on a fixed grid):
- *   ring     every 20 ms the mean of the last 20 ms; 119 deep; CLOCK_REALTIME microseconds
+ *   ring     every 20 ms the mean of the last 20 ms, however its stamps wander; 119 deep; CLOCK_REALTIME microseconds
  *   instant  (field 186) every 100 ms the mean of the last 25 ms
  *   average  (field 185, nvmlDeviceGetPowerUsage) every 100 ms the mean of the last 1 s
  *   counter  (field 83, nvmlDeviceGetTotalEnergyConsumption) every 100 ms the integral in mJ
@@ -30,11 +30,18 @@
  *   scale WHAT X [device=D]            ring, instant, average or counter lies by the factor X
  *   wide                               values come as unsigned long long, not unsigned int
  *   period_ms MS · depth N             of the ring
+ *   instant_period_ms MS · instant_window_ms MS · average_period_ms MS · average_window_ms MS
+ *                                      how often each is new, and the time that its mean is over
+ *   counter_period_ms MS               how often the counter steps
+ *   ahead_ms MS                        device d plays the curve d x MS ahead
+ *   lacks CALL                         the call is missing, as an older driver lacks a symbol: NVML 13
  *   jitter_ms MS                       ring stamps wander by up to +-MS (below half the period)
  *   young_ms MS                        the ring holds nothing older than MS after the process's nvmlInit
  *   delay_ms MS [CALL]                 CALL (default: every one) takes that much longer
  *   counter_reset [device=D]           the counter starts again from 0 when a process first sees this line
  *   pids DEVICE PID [PID ...]          compute processes
+ *   busy DEVICE PID PERCENT [PID PERCENT ...]  what nvmlDeviceGetProcessUtilization says of it, each 100 ms anew
+ *                                      (NOT_SUPPORTED while MIG is on, as the driver has it)
  *   mig DEVICE 0|1 · limit_mw MW · temperature C · clock MHZ · throttle BITS · driver TEXT
  */
 #define _GNU_SOURCE
@@ -52,12 +59,13 @@ enum { RING, INSTANT, AVERAGE, COUNTER, TEMPERATURE, CLOCK, LIMIT, THROTTLE, PID
 static const char *what_names[WHATS] = {"ring", "instant", "average", "counter", "temperature",
                                         "clock", "limit", "throttle", "pids", "mig"};
 enum { MAX_DEVICES = 16, MAX_RULES = 64, MAX_PIDS = 16 };
-static const int64_t MS = 1000000, GRID = 100 * 1000000LL, WINDOW = 25 * 1000000LL, SECOND = 1000000000LL;
+static const int64_t MS = 1000000, SECOND = 1000000000LL;
 
 typedef union { double d; unsigned int ui; unsigned long ul; unsigned long long ull; } value_t;
 typedef struct { unsigned long long stamp_us; value_t value; } sample_t;
 typedef struct { unsigned int id, scope; int64_t stamp_us, latency_us; unsigned int type; int code; value_t value; } field_t;
 typedef struct { unsigned int pid; unsigned long long memory; unsigned int gpu_instance, compute_instance; } process_t;
+typedef struct { unsigned int pid; unsigned long long stamp_us; unsigned int sm, memory, encoder, decoder; } use_t;
 typedef struct { int index; } device_t;
 typedef struct { char call[64]; int field, code, device, every; unsigned long seen; } rule_t;
 
@@ -65,9 +73,11 @@ static struct {
     int devices, wide, rules, zero[3][MAX_DEVICES], mig[MAX_DEVICES], n_pids[MAX_DEVICES], reset[MAX_DEVICES];
     int missing[WHATS][MAX_DEVICES];
     double scale[4][MAX_DEVICES];
+    int n_busy[MAX_DEVICES];
+    struct { unsigned int pid, percent; } busy[MAX_DEVICES][MAX_PIDS];
     unsigned int pids[MAX_DEVICES][MAX_PIDS], limit_mw, temperature, clock;
     unsigned long long throttle;
-    int64_t period, depth, jitter, young;
+    int64_t period, depth, jitter, young, ahead, counter_period, every[3], window[3];  /* of INSTANT, AVERAGE */
     double delay_ms;
     char delay_call[64], driver[80];
     rule_t rule[MAX_RULES];
@@ -124,7 +134,7 @@ static void load_trace(void) {
 }
 
 static double energy_mj(int d, int64_t boottime) {
-    int64_t length = knot_t[n_knots - 1], t = boottime + d * 700 * MS, u = t % length;
+    int64_t length = knot_t[n_knots - 1], t = boottime + d * c.ahead, u = t % length;
     size_t low = 0, high = n_knots - 1;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
@@ -164,6 +174,12 @@ static void order(char *line) {
     else if (!strcmp(verb, "depth")) c.depth = atoi(a);
     else if (!strcmp(verb, "jitter_ms")) c.jitter = (int64_t)(atof(a) * MS);
     else if (!strcmp(verb, "young_ms")) c.young = (int64_t)(atof(a) * MS);
+    else if (!strcmp(verb, "instant_period_ms")) c.every[INSTANT] = (int64_t)(atof(a) * MS);
+    else if (!strcmp(verb, "instant_window_ms")) c.window[INSTANT] = (int64_t)(atof(a) * MS);
+    else if (!strcmp(verb, "average_period_ms")) c.every[AVERAGE] = (int64_t)(atof(a) * MS);
+    else if (!strcmp(verb, "average_window_ms")) c.window[AVERAGE] = (int64_t)(atof(a) * MS);
+    else if (!strcmp(verb, "counter_period_ms")) c.counter_period = (int64_t)(atof(a) * MS);
+    else if (!strcmp(verb, "ahead_ms")) c.ahead = (int64_t)(atof(a) * MS);
     else if (!strcmp(verb, "limit_mw")) c.limit_mw = atoi(a);
     else if (!strcmp(verb, "temperature")) c.temperature = atoi(a);
     else if (!strcmp(verb, "clock")) c.clock = atoi(a);
@@ -171,8 +187,9 @@ static void order(char *line) {
     else if (!strcmp(verb, "driver")) snprintf(c.driver, sizeof c.driver, "%s", a);
     else if (!strcmp(verb, "delay_ms")) { c.delay_ms = atof(a); snprintf(c.delay_call, sizeof c.delay_call, "%s", b); }
     else if (!strcmp(verb, "mig")) c.mig[atoi(a) % MAX_DEVICES] = atoi(b);
-    else if ((!strcmp(verb, "error") || !strcmp(verb, "field")) && c.rules < MAX_RULES) {
+    else if ((!strcmp(verb, "error") || !strcmp(verb, "field") || !strcmp(verb, "lacks")) && c.rules < MAX_RULES) {
         rule_t *r = &c.rule[c.rules++];
+        if (*verb == 'l') strcpy(b, "13");
         if (*verb == 'f') { r->field = atoi(a); *r->call = 0; } else { r->field = 0; snprintf(r->call, sizeof r->call, "%s", a); }
         r->code = atoi(b);
         r->device = d;
@@ -184,6 +201,14 @@ static void order(char *line) {
         char *rest = NULL, *word = strtok_r(line, " \t", &rest);
         word = strtok_r(NULL, " \t", &rest);
         while ((word = strtok_r(NULL, " \t", &rest)) && c.n_pids[at] < MAX_PIDS) c.pids[at][c.n_pids[at]++] = atoi(word);
+    } else if (!strcmp(verb, "busy")) {
+        int at = atoi(a) % MAX_DEVICES;
+        char *rest = NULL, *word = strtok_r(line, " \t", &rest), *percent;
+        word = strtok_r(NULL, " \t", &rest);
+        while ((word = strtok_r(NULL, " \t", &rest)) && (percent = strtok_r(NULL, " \t", &rest)) && c.n_busy[at] < MAX_PIDS) {
+            c.busy[at][c.n_busy[at]].pid = atoi(word);
+            c.busy[at][c.n_busy[at]++].percent = strtoul(percent, NULL, 0);
+        }
     } else for (int i = 0; i < MAX_DEVICES; i++) {
         if (d >= 0 && d != i) continue;
         if (!strcmp(verb, "missing") && what >= 0) c.missing[what][i] = 1;
@@ -203,7 +228,9 @@ static void read_control(void) {
     if (c.depth && same) return;
     seen = now;
     memset(&c, 0, sizeof c);
-    c.devices = 1; c.period = 20 * MS; c.depth = 119; c.young = -1;
+    c.devices = 1; c.period = 20 * MS; c.depth = 119; c.young = -1; c.ahead = 700 * MS;
+    c.every[INSTANT] = c.every[AVERAGE] = c.counter_period = 100 * MS;
+    c.window[INSTANT] = 25 * MS; c.window[AVERAGE] = SECOND;
     c.limit_mw = 700000; c.temperature = 41; c.clock = 1980;
     strcpy(c.driver, "999.01.02");
     for (int i = 0; i < MAX_DEVICES; i++) for (int k = 0; k < 4; k++) c.scale[k][i] = 1;
@@ -354,20 +381,21 @@ int nvmlDeviceGetMigMode(device_t *h, unsigned int *current, unsigned int *pendi
     return leave(SUCCESS);
 }
 
-static unsigned long long average_mw(int d) {
-    int64_t at = clock_ns(CLOCK_BOOTTIME) / GRID;
-    return mean_mw(d, AVERAGE, at * GRID - SECOND, at * GRID, at);
+/* What instant or average show now: the mean over their window before the newest point of their grid. */
+static unsigned long long polled_mw(int d, int what) {
+    int64_t number = clock_ns(CLOCK_BOOTTIME) / c.every[what], at = number * c.every[what];
+    return mean_mw(d, what, at - c.window[what], at, number);
 }
 
 static unsigned long long counter_mj(int d) {
-    double mj = energy_mj(d, clock_ns(CLOCK_BOOTTIME) / GRID * GRID) - reset_mj[d];
+    double mj = energy_mj(d, clock_ns(CLOCK_BOOTTIME) / c.counter_period * c.counter_period) - reset_mj[d];
     return mj > 0 ? (unsigned long long)(c.scale[COUNTER][d] * mj) : 0;
 }
 
 int nvmlDeviceGetPowerUsage(device_t *h, unsigned int *mw) {
     ENTER("nvmlDeviceGetPowerUsage", h->index);
     NEEDS(AVERAGE, h->index);
-    *mw = (unsigned int)average_mw(h->index);
+    *mw = (unsigned int)polled_mw(h->index, AVERAGE);
     return leave(SUCCESS);
 }
 
@@ -382,7 +410,6 @@ int nvmlDeviceGetFieldValues(device_t *h, int count, field_t *fields) {
     int d = h->index;
     ENTER("nvmlDeviceGetFieldValues", d);
     for (field_t *f = fields; f < fields + count; f++) {
-        int64_t at = clock_ns(CLOCK_BOOTTIME) / GRID;
         int what = f->id == 186 ? INSTANT : f->id == 185 ? AVERAGE : f->id == 83 ? COUNTER : -1;
         f->stamp_us = clock_ns(CLOCK_REALTIME) / 1000;
         f->latency_us = 1;
@@ -393,8 +420,7 @@ int nvmlDeviceGetFieldValues(device_t *h, int count, field_t *fields) {
         }
         if (f->code) continue;
         if (what == COUNTER) { f->type = TYPE_ULONGLONG; f->value.ull = counter_mj(d); }
-        else if (what == AVERAGE) put(&f->value, &f->type, average_mw(d));
-        else put(&f->value, &f->type, mean_mw(d, INSTANT, at * GRID - WINDOW, at * GRID, at));
+        else put(&f->value, &f->type, polled_mw(d, what));
     }
     return leave(SUCCESS);
 }
@@ -422,7 +448,7 @@ int nvmlDeviceGetSamples(device_t *h, int kind, unsigned long long last_us, unsi
         if (stamp <= last_us || (c.young >= 0 && t < began - c.young)) continue;
         if (out) {
             out[found].stamp_us = stamp;
-            put(&out[found].value, type, mean_mw(d, RING, ring_t(k - 1), t, k));
+            put(&out[found].value, type, mean_mw(d, RING, t - c.period, t, k));
         }
         found++;
     }
@@ -439,6 +465,20 @@ int nvmlDeviceGetComputeRunningProcesses_v3(device_t *h, unsigned int *count, pr
     if (!c.n_pids[d]) return leave(SUCCESS);
     if (!out || room < (unsigned int)c.n_pids[d]) return leave(INSUFFICIENT_SIZE);
     for (int i = 0; i < c.n_pids[d]; i++) out[i] = (process_t){c.pids[d][i], 1ULL << 30, ~0u, ~0u};
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetProcessUtilization(device_t *h, use_t *out, unsigned int *count, unsigned long long last_us) {
+    int d = h->index;
+    ENTER("nvmlDeviceGetProcessUtilization", d);
+    if (c.mig[d]) return leave(NOT_SUPPORTED);
+    unsigned long long stamp = (unsigned long long)(clock_ns(CLOCK_BOOTTIME) / (100 * MS) * (100 * MS) + realtime_offset()) / 1000;
+    unsigned int room = *count;
+    *count = c.n_busy[d];
+    if (!c.n_busy[d]) return leave(SUCCESS);
+    if (stamp <= last_us) return leave(NOT_FOUND);
+    if (!out || room < *count) return leave(INSUFFICIENT_SIZE);
+    for (int i = 0; i < c.n_busy[d]; i++) out[i] = (use_t){c.busy[d][i].pid, stamp, c.busy[d][i].percent, 0, 0, 0};
     return leave(SUCCESS);
 }
 

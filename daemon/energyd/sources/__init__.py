@@ -101,6 +101,16 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How busy one process kept a GPU in the time before `t_ns`: % of it in which its kernels ran."""
+
+    uuid: str
+    t_ns: int
+    pid: int
+    sm_percent: int
+
+
+@dataclass(frozen=True)
 class Break:
     """Sampling of a device (of all of the source's: uuid "") was interrupted; the next step is a gap.
 
@@ -139,7 +149,7 @@ class Changed:
     t_ns: int
 
 
-Event = PowerSamples | CounterRead | Condition | Break | TraceMarker | Exhausted | Changed
+Event = PowerSamples | CounterRead | Condition | Share | Break | TraceMarker | Exhausted | Changed
 
 
 class Source(Protocol):

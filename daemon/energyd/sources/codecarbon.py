@@ -2,7 +2,12 @@
 
 The estimate is made in a child process (`codecarbon_child`) and read from its pipe without waiting.
 `open` only starts it: the device is announced by a `Changed` some 3 s later, with samples that reach back
-to the child's start. A child that dies is a Break and is started again, with back-off.
+to the child's start. Until then the domain is unreadable, so that no total leaves the CPU out unseen.
+A child that dies is a Break and is started again, with back-off.
+
+The estimate goes by the load and a TDP, so it may be off by ±40 % (`accuracy`): the largest error that a
+comparison with external meters found over some hundred runs (Fischer 2025, arXiv 2509.22092). In a virtual
+machine the TDP is of a processor of which the machine has an unknown share, and no figure bounds it.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from energyd.sources import Break, Changed, DeviceInfo, DomainInfo, Event, Power
 from energyd_client.clock import now_ns
 
 UUID: Final = "codecarbon:cpu"
+ACCURACY: Final = 0.40
 _PERIOD_NS: Final = 1_000_000_000
 _MAX_STEP_NS: Final = 5 * _PERIOD_NS
 _BACK_OFF_MAX_NS: Final = 60 * _PERIOD_NS
@@ -28,27 +34,32 @@ _GRACE_S: Final = 1.0
 
 
 class CodeCarbonSource:
-    """CPU power estimated from load and TDP. `why`: in words, why RAPL is not used."""
+    """CPU power estimated from load and TDP.
+
+    `why`: in words, why RAPL is not used; `dram_unreadable`: why its memory counters cannot be, if there
+    are some.
+    """
 
     name = "codecarbon"
 
-    def __init__(self, why: str):
+    def __init__(self, why: str, dram_unreadable: str | None = None):
         self.interval_s = 0.5  # half the child's period: a line is at most that old
         self._why = why
+        self._dram = _dram(why, dram_unreadable)
         self._child: subprocess.Popen[bytes] | None = None
         self._rest = b""
         self._device: DeviceInfo | None = None
-        self._domain = DomainInfo(domain="cpu", state="estimated", source=self.name, reason="not started yet")
+        self._domain = self._unreadable("not started yet")
+        self._refused = False  # CodeCarbon cannot be used, and a restart would hear the same
+        self._lost: str | None = None  # why the child has ended, in its own words
         self._last: tuple[int, int] | None = None  # (t_ns, mW) of the last sample
         self._deaths = 0
         self._restart_ns: int | None = None  # None: no restart is due
 
     def open(self) -> None:
         """Start the child. Does not wait for it."""
-        self._domain = DomainInfo(
-            domain="cpu", state="estimated", source=self.name, reason=f"{self._why}; CodeCarbon is starting"
-        )
-        self._last = None
+        self._domain = self._unreadable("CodeCarbon is starting")
+        self._last, self._refused = None, False
         self._start()
 
     def devices(self) -> Sequence[DeviceInfo]:
@@ -57,8 +68,7 @@ class CodeCarbonSource:
 
     def domains(self) -> Sequence[DomainInfo]:
         """The domains `cpu` and `dram`."""
-        absent = f"{self._why}; CodeCarbon would guess memory by its slots, which energyd does not count"
-        return [self._domain, DomainInfo(domain="dram", state="absent", reason=absent)]
+        return [self._domain, self._dram]
 
     def read(self) -> Iterable[Event]:
         """The lines that the child has written since."""
@@ -107,7 +117,7 @@ class CodeCarbonSource:
         assert self._child.stdout is not None
         os.set_blocking(self._child.stdout.fileno(), False)
         self._rest = b""
-        self._restart_ns = None
+        self._restart_ns = self._lost = None
 
     @staticmethod
     def _stop(child: subprocess.Popen[bytes]) -> int:
@@ -124,20 +134,26 @@ class CodeCarbonSource:
         assert self._child is not None
         code = self._stop(self._child)
         self._child = None
-        if self._domain.state == "unreadable":
-            return []  # it said why, and a restart would hear the same
+        if self._refused:
+            return []
         self._restart_ns = now + min(_PERIOD_NS << min(self._deaths, 6), _BACK_OFF_MAX_NS)
         self._deaths += 1
-        return [Break(UUID, now, f"lost: CodeCarbon's process ended with code {code}")]
+        why = self._lost or f"CodeCarbon's process ended with code {code}"
+        if self._device is None:
+            self._domain = self._unreadable(f"{why}; it is tried again")
+            return [Changed(now)]
+        return [Break(UUID, now, f"lost: {why}")]
 
     # ---- its words -----------------------------------------------------------------------------
 
     def _take(self, message: dict[str, Any], now: int) -> list[Event]:
         if "error" in message:
-            reason = f"{self._why}; CodeCarbon cannot be used: {message['error']}"
-            self._domain = DomainInfo(domain="cpu", state="unreadable", reason=reason)
-            self._device = None
+            self._domain = self._unreadable(f"CodeCarbon cannot be used: {message['error']}")
+            self._device, self._refused = None, True
             return [Changed(now)]
+        if "lost" in message:
+            self._lost = f"CodeCarbon: {message['lost']}"
+            return []
         if "model" in message:
             return self._hello(message, now)
         t0_ns, t_ns, power_mw = message["t0_ns"], message["t_ns"], message["power_mw"]
@@ -155,10 +171,8 @@ class CodeCarbonSource:
         return [PowerSamples(UUID, np.array(times), power, np.array(energies))]
 
     def _hello(self, message: dict[str, Any], now: int) -> list[Event]:
-        tdp = f"TDP of {message['tdp_w']:g} W"
-        if any("default power" in note or "don't know" in note for note in message["notes"]):
-            tdp += " (a guess: CodeCarbon does not know this processor)"
         known = (self._device, self._domain)
+        mode, tdp = f"{message['mode']} mode", _tdp(message)
         self._device = DeviceInfo(
             uuid=UUID,
             domain="cpu",
@@ -167,12 +181,39 @@ class CodeCarbonSource:
             origin="estimated",
             period_ns=_PERIOD_NS,
             max_step_ns=_MAX_STEP_NS,
-            driver=f"codecarbon {message['version']}, load, {tdp}",
+            driver=f"codecarbon {message['version']}, {mode}, {tdp}",
+            accuracy=ACCURACY,
         )
         self._domain = DomainInfo(
             domain="cpu",
             state="estimated",
             source=self.name,
-            reason=f"{self._why}; CodeCarbon estimates from the load and a {tdp}",
+            reason=f"{self._why}; CodeCarbon {message['version']} estimates {message['model']} to ±40 % "
+            f"({mode}) from a {tdp}",
         )
         return [Changed(now)] if known != (self._device, self._domain) else []
+
+    def _unreadable(self, why: str) -> DomainInfo:
+        return DomainInfo(domain="cpu", state="unreadable", reason=f"{self._why}; {why}")
+
+
+def _tdp(message: dict[str, Any]) -> str:
+    """The TDP in words, with how it was come by and what to know of it."""
+    count, threads = message["processors"], message["threads"]
+    of = f"{count} x {message['tdp_w']:g} W" if count > 1 else f"{message['tdp_w']:g} W"
+    if message["match"] is None:
+        text = f"TDP of {of} (a guess of 4 W a thread: CodeCarbon does not know this processor)"
+    else:
+        text = f"TDP of {of} (CodeCarbon's table: {message['match']})"
+    if not message["virtual"]:
+        return text
+    if message["match"] is None:
+        return f"{text} in a virtual machine of {threads} CPUs"
+    return f"{text}, of a whole processor; this virtual machine has {threads} CPUs of it, so this is too much"
+
+
+def _dram(why: str, unreadable: str | None) -> DomainInfo:
+    guess = "CodeCarbon would guess memory by its slots, which energyd does not count"
+    if unreadable:
+        return DomainInfo(domain="dram", state="unreadable", reason=f"{unreadable}; {guess}")
+    return DomainInfo(domain="dram", state="absent", reason=f"{why}; {guess}")

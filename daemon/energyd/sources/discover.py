@@ -37,4 +37,8 @@ def _cpu(powercap: Path) -> Source:
     found = look(powercap)
     if any(zone.domain == "cpu" for zone in found.zones):
         return RaplSource(powercap)
-    return CodeCarbonSource(found.denied or found.missing or f"{powercap} has no package zone")
+    why = found.denied.get("cpu") or found.missing or f"{powercap} has no package zone"
+    dram = found.denied.get("dram")
+    if any(zone.domain == "dram" for zone in found.zones):
+        dram = "RAPL's memory counters are read only beside its package counters"
+    return CodeCarbonSource(why, dram)

@@ -7,6 +7,7 @@ fails is retried on its own, with back-off, while the others go on.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -15,8 +16,17 @@ from energyd.sources import Changed, DeviceInfo, DomainInfo, Event, SourceError
 from energyd.sources.gpu_device import Gpu
 from energyd.sources.gpu_probe import probe
 from energyd.sources.gpu_readers import make_reader
-from energyd.sources.nvml import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, UNINITIALIZED, Nvml, NvmlError
+from energyd.sources.nvml import (
+    DRIVER_NOT_LOADED,
+    LIBRARY_NOT_FOUND,
+    UNINITIALIZED,
+    VERSION_MISMATCH,
+    Nvml,
+    NvmlError,
+)
 from energyd_client.clock import now_ns
+
+log = logging.getLogger("energyd")
 
 _SECOND: Final = 1_000_000_000
 _LARGEST_SHARE: Final = 0.8  # of the ring between two drains: the rest is for a late sampler
@@ -40,8 +50,10 @@ class GpuSource:
         self._gpus: dict[str, Gpu] = {}
         self._powerless: set[str] = set()  # GPUs that have no power reading at all: not probed twice
         self._domain = DomainInfo(domain="gpu", state="absent", reason="not looked for yet")
+        self._stuck: DomainInfo | None = None  # what holds instead while only a restart can help
         self._discover_ns: int | None = None  # when to look again for what is missing; None: nothing is
         self._discoveries = 0
+        self._nvml_up = True  # False: a restart has failed, and every call is refused
         self._restarted_ns = 0
         self._restarts = 0
         self._second_ns = 0
@@ -67,7 +79,7 @@ class GpuSource:
 
     def domains(self) -> Sequence[DomainInfo]:
         """The domain `gpu`."""
-        return [self._domain]
+        return [self._domain if self._stuck is None else self._stuck]
 
     def read(self) -> Iterable[Event]:
         """What is new on every GPU that is due."""
@@ -78,15 +90,17 @@ class GpuSource:
         for gpu in list(self._gpus.values()):
             if now >= gpu.next_ns:
                 events += self._sample(gpu, now)
+            if gpu.counter_due and not gpu.failures:
+                events += gpu.read_counter(self._nvml)
+        if self._get_stuck():
+            events.append(Changed(now))
         well = [gpu for gpu in self._gpus.values() if not gpu.failures]
         if len(well) == len(self._gpus):
             self._restarts = 0
-        for gpu in well:
-            if gpu.counter_due:
-                events += gpu.read_counter(self._nvml)
         if now >= self._second_ns:
             self._second_ns = now + _SECOND - self._early_ns()
-            events += [gpu.condition(self._nvml) for gpu in well]
+            for gpu in well:
+                events += gpu.condition(self._nvml)
             counted = [gpu for gpu in well if gpu.has_counter]
             if counted:
                 self._counter_turn += 1
@@ -179,12 +193,14 @@ class GpuSource:
 
     def _mend(self, gpu: Gpu, failure: NvmlError, now: int) -> list[Event]:
         """Before reading a GPU that failed: a fresh handle, in the end a fresh NVML. Raises NvmlError."""
-        if failure.code == UNINITIALIZED or gpu.failures > 2:
-            self._restart_nvml(now, 3 if failure.code == UNINITIALIZED else 9)
+        if failure.code == UNINITIALIZED:
+            self._restart_nvml(now, 3)
+        elif not gpu.unsupported and now - gpu.since_ns > self._restart_after_ns():
+            self._restart_nvml(now, 9)
         gpu.handle = self._nvml.by_uuid(gpu.uuid)
         if gpu.gone:
             gpu.reader.restart(now)
-        if not (gpu.unsupported and gpu.failures > 4):
+        if not (gpu.unsupported and gpu.failures > 4 and gpu.silent(now)):
             return []
         # What the driver has given up (MIG switched on, say) may have left another source.
         probed = probe(self._nvml, {gpu.uuid: (gpu.reader.info.index or 0, gpu.handle)})
@@ -197,18 +213,48 @@ class GpuSource:
         self._pace()
         return [Changed(now_ns())]
 
+    def _restart_after_ns(self) -> int:
+        """How long a GPU may fail before NVML itself is suspected: longer while another one is well.
+
+        A restart takes NVML from the healthy ones too, and might not bring it back.
+        """
+        return (10 if any(not gpu.failures for gpu in self._gpus.values()) else 2) * _SECOND
+
+    def _get_stuck(self) -> bool:
+        """Whether only a new process can help, or no longer: a library that the driver's upgrade left behind.
+
+        It stays loaded for the life of the process (the binding never unloads it). We do not end ourselves
+        for that: a private daemon has nobody who starts it again, the CPU is still measured and markers are
+        still stored. The domain says what to do, in the store and in `energyd status`.
+        """
+        before = self._stuck
+        refusals = [gpu.failure for gpu in self._gpus.values() if gpu.failure and gpu.silent(now_ns())]
+        left = next((error for error in refusals if error.code == VERSION_MISMATCH), None)
+        if left is None:
+            # While NVML is being tried again it may refuse otherwise for a moment.
+            self._stuck = self._stuck if len(refusals) == len(self._gpus) > 0 else None
+        else:
+            self._stuck = DomainInfo(domain="gpu", state="unreadable", reason=str(left))
+            if before is None:
+                log.error("%s", left)
+        return before != self._stuck
+
     def _restart_nvml(self, now: int, patience: int) -> None:
         """Shut NVML down and start it again, whichever GPU asks; every handle is renewed.
 
         Each time in a row waits twice as long, up to 2**patience seconds: without persistence mode a
-        shutdown may let the driver unload, which sets the healthy GPUs' counters back.
+        shutdown may let the driver unload, which sets the healthy GPUs' counters back. One that failed
+        left nothing to harm: it is tried again as often as a GPU asks, which waits longer each time.
         """
-        if now - self._restarted_ns < _SECOND << min(self._restarts, patience):
-            return
-        self._restarted_ns = now
-        self._restarts += 1
+        if self._nvml_up:
+            if now - self._restarted_ns < _SECOND << min(self._restarts, patience):
+                return
+            self._restarted_ns = now
+            self._restarts += 1
         self._nvml.stop()
+        self._nvml_up = False
         self._nvml.start()
+        self._nvml_up = True
         for gpu in self._gpus.values():
             try:
                 gpu.handle = self._nvml.by_uuid(gpu.uuid)

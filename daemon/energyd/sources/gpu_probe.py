@@ -1,55 +1,42 @@
-"""What does each GPU offer for its power, how often is it new, and how much of it is kept?
+"""What does each GPU offer for its power, and which of it is used?
 
 Ring, else instant, else average (facts from one H100: the ring holds 119 samples 20 ms apart; instant is
 new each 100 ms and sees a quarter of the time; the average trails by up to a second). Nothing of that is
-assumed from a model's name: period and depth are measured here, all devices at once, in at most 1.2 s.
+assumed from a model's name. Measured here, for all sensors of all devices at once in about 1.2 s: period,
+depth, cost of a call, agreement of the chosen source with the counter. Derived from the period: by how
+much a value trails the load, `lag_ns`:
+
+- ring: half its period, as a value is the mean of about one period before its stamp;
+- instant: half its period, its mean age when polled; its window is short beside that, and not known;
+- average: half its period and half of its 1 s window (NVIDIA's header);
+- counter: half its period, the mean age of a value when read.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from energyd.sources import DeviceInfo
-from energyd.sources.nvml import FUNCTION_NOT_FOUND, NOT_SUPPORTED, Nvml, NvmlError
-from energyd_client.clock import now_ns
+from energyd.sources import DeviceInfo, SensorInfo
+from energyd.sources.gpu_counter import Agreement, Power, compare
+from energyd.sources.gpu_counter import period_ns as counter_period_ns
+from energyd.sources.gpu_readers import plausible
+from energyd.sources.gpu_sensors import ENOUGH, SENSORS, Sensor, Watched, update_period_ns, watch
+from energyd.sources.nvml import LACKING, NOT_SUPPORTED, Nvml, NvmlError
 
-_LACKING: Final = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
-_PROBE_NS: Final = 1_150_000_000
-_POLL_S: Final = 0.01  # a tenth of an H100's update period
-_RING_CHECK_NS: Final = 100_000_000
-_ENOUGH: Final = 10  # samples from which a step can be told
-_CHANGES: Final = 3  # changes of a polled value from which a period can be told
-_ASSUMED_PERIOD_NS: Final = 100_000_000
+ASSUMED_PERIOD_NS: Final = 100_000_000
+"""For a polled value that never changes: then its period does not matter much."""
+
 _SHORTEST_PERIOD_NS: Final = 20_000_000  # drivers answer faster polling with zeros and NOT_SUPPORTED
 _AVERAGE_WINDOW_NS: Final = 1_000_000_000
 """Window of field 185, and of nvmlDeviceGetPowerUsage where that is an average (NVIDIA's header)."""
 
-
-@dataclass
-class _Candidate:
-    """One GPU while it is being probed."""
-
-    index: int
-    handle: Any
-    ring_us: list[int] = field(default_factory=list)  # stamps of the largest drain so far
-    ring_settled: bool = False
-    instant: list[tuple[int, int]] = field(default_factory=list)  # (t_ns, mW)
-    average: list[tuple[int, int]] = field(default_factory=list)
-    refusal: NvmlError | None = None
-
-    @property
-    def has_ring(self) -> bool:
-        return len(self.ring_us) >= _ENOUGH
-
-    @property
-    def down(self) -> bool:
-        """It refuses for a reason other than not having the reading: no use in waiting for it."""
-        return self.refusal is not None and self.refusal.code not in _LACKING
+_ACCURACY: Final = 0.05
+"""Identical boards differ by about ±5 % in gain and offset, whatever the sensor reads (Yang, Adamek and
+Armour, SC24: 70 GPUs of 12 generations against an external meter)."""
 
 
 @dataclass(frozen=True)
@@ -63,111 +50,129 @@ class Found:
     @property
     def powerless(self) -> set[str]:
         """Refused GPUs that have no power reading at all, now or later."""
-        return {uuid for uuid, error in self.refused.items() if error.code in _LACKING}
+        return {uuid for uuid, error in self.refused.items() if error.code in LACKING}
 
 
 def probe(nvml: Nvml, gpus: Mapping[str, tuple[int, Any]]) -> Found:
     """Measure all GPUs given as {uuid: (index, handle)}. Never raises for what one of them does."""
-    candidates = {uuid: _Candidate(index, handle) for uuid, (index, handle) in gpus.items()}
-    _watch(nvml, candidates)
     found = Found({}, {}, [])
-    for uuid, candidate in candidates.items():
+    for uuid, gpu in watch(nvml, gpus).items():
         try:
-            found.devices[uuid] = _choose(nvml, uuid, candidate, found.notes)
+            found.devices[uuid] = _describe(nvml, uuid, gpu, found.notes)
         except NvmlError as error:
             found.refused[uuid] = error
     return found
 
 
-def _watch(nvml: Nvml, candidates: Mapping[str, _Candidate]) -> None:
-    """Drain rings until each stops growing, and meanwhile poll the GPUs that have none."""
-    start_ns = now_ns()
-    next_ring_ns = start_ns
-    while now_ns() - start_ns < _PROBE_NS:
-        waiting = [c for c in candidates.values() if not (c.down or (c.has_ring and c.ring_settled))]
-        if not waiting:
-            return
-        look_at_rings = now_ns() >= next_ring_ns
-        if look_at_rings:
-            next_ring_ns = now_ns() + _RING_CHECK_NS
-        for candidate in waiting:
-            if look_at_rings and not candidate.ring_settled:
-                _look_at_ring(nvml, candidate)
-            if not candidate.has_ring:
-                _poll(nvml, candidate)
-        time.sleep(_POLL_S)
-
-
-def _look_at_ring(nvml: Nvml, candidate: _Candidate) -> None:
-    """A ring is as deep as a drain that is no longer than the one before: after a driver's start it grows."""
-    try:
-        stamps = nvml.ring(candidate.handle, 0).stamp_us.tolist()
-    except NvmlError as error:
-        candidate.refusal = error
-        candidate.ring_settled = error.code in _LACKING
-        return
-    # One more or less is the moment of the look, not growth.
-    candidate.ring_settled = candidate.has_ring and len(stamps) <= len(candidate.ring_us) + 1
-    if len(stamps) > len(candidate.ring_us):
-        candidate.ring_us = stamps
-
-
-def _poll(nvml: Nvml, candidate: _Candidate) -> None:
-    try:
-        reading = nvml.polled(candidate.handle)
-    except NvmlError as error:
-        candidate.refusal = error
-        return
-    for value, readings in (
-        (reading.instant_mw, candidate.instant),
-        (reading.average_mw, candidate.average),
-    ):
-        if isinstance(value, NvmlError):
-            candidate.refusal = value
-        elif value > 0:
-            readings.append((reading.read_ns, value))
-
-
-def _choose(nvml: Nvml, uuid: str, candidate: _Candidate, notes: list[str]) -> DeviceInfo:
-    depth = None
-    lag_ns = 0
-    if candidate.has_ring:
-        source = "ring"
-        depth = len(candidate.ring_us)
-        period_ns = int(np.median(np.diff(candidate.ring_us))) * 1000
-        max_step_ns = max(5 * period_ns, 100_000_000)
-    else:
-        readings = candidate.instant or candidate.average
-        if not readings:
-            raise candidate.refusal or NvmlError(NOT_SUPPORTED, "every power reading")
-        source = "instant" if candidate.instant else "average"
-        measured_ns = update_period_ns(readings)
-        period_ns = max(measured_ns or _ASSUMED_PERIOD_NS, _SHORTEST_PERIOD_NS)
-        max_step_ns = max(5 * period_ns, 500_000_000)
-        lag_ns = period_ns // 2 + (_AVERAGE_WINDOW_NS // 2 if source == "average" else 0)
+def _describe(nvml: Nvml, uuid: str, gpu: Watched, notes: list[str]) -> DeviceInfo:
+    source = next((sensor for sensor in SENSORS if sensor != "counter" and gpu.answers(sensor)), None)
+    if source is None:
+        raise gpu.refusal or NvmlError(NOT_SUPPORTED, "every power reading")
+    measured_ns = _period_ns(gpu, source)
+    period_ns = max(measured_ns or ASSUMED_PERIOD_NS, 1 if source == "ring" else _SHORTEST_PERIOD_NS)
+    max_step_ns = max(5 * period_ns, 100_000_000 if source == "ring" else 500_000_000)
+    if source != "ring":
         notes.append(f"{uuid}: the driver gives no ring of power samples, {source} power is polled")
         if measured_ns is None:
             notes.append(f"{uuid}: {source} power did not change for 1 s, a period of 100 ms is assumed")
+    lag_ns = _lag_ns(source, period_ns)
     return DeviceInfo(
         uuid=uuid,
         domain="gpu",
-        name=nvml.name(candidate.handle),
+        name=nvml.name(gpu.handle),
         source=source,
         period_ns=period_ns,
         max_step_ns=max_step_ns,
         lag_ns=lag_ns,
-        depth=depth,
-        power_limit_mw=_limit_mw(nvml, candidate.handle),
+        depth=gpu.depth if source == "ring" else None,
+        power_limit_mw=_limit_mw(nvml, gpu.handle),
         driver=nvml.driver(),
-        index=candidate.index,
-        mig=nvml.mig(candidate.handle),
+        index=gpu.index,
+        mig=nvml.mig(gpu.handle),
+        accuracy=_ACCURACY,
+        sensors=tuple(_sensor(gpu, sensor, source, lag_ns) for sensor in SENSORS),
     )
 
 
-def update_period_ns(readings: list[tuple[int, int]]) -> int | None:
-    """Median time between changes of a polled (t_ns, value); None if it changed too seldom to tell."""
-    changes = [t for (t, new), (_, old) in zip(readings[1:], readings, strict=False) if new != old]
-    return int(np.median(np.diff(changes))) if len(changes) > _CHANGES else None
+def _sensor(gpu: Watched, sensor: Sensor, source: Sensor, source_lag_ns: int) -> SensorInfo:
+    calls = gpu.calls[sensor]
+    if not gpu.answers(sensor):
+        missing = calls.refusal is not None and calls.refusal.code in LACKING
+        return SensorInfo(
+            sensor=sensor,
+            state="absent" if missing else "refused",
+            call_us=calls.median_us,
+            call_max_us=calls.max_us,
+            reason=_why_not(gpu, sensor),
+        )
+    agreement: Agreement | str = ""
+    if sensor == "counter":
+        power = _power(gpu, source, source_lag_ns)
+        agreement = compare(gpu.counter, power) if power else "a 1 s mean is too slow for a comparison"
+        period_ns = counter_period_ns(gpu.counter, power if source == "ring" else None, agreement)
+    else:
+        period_ns = _period_ns(gpu, sensor)
+    lag_ns = None if period_ns is None else _lag_ns(sensor, period_ns)
+    return SensorInfo(
+        sensor=sensor,
+        state="answers",
+        period_ns=period_ns,
+        lag_ns=source_lag_ns if sensor == source else lag_ns,
+        depth=gpu.depth if sensor == "ring" else None,
+        call_us=calls.median_us,
+        call_max_us=calls.max_us,
+        agreement=agreement.ratio if isinstance(agreement, Agreement) else None,
+        reason=_what_to_know(gpu, sensor, source, period_ns, agreement),
+    )
+
+
+def _why_not(gpu: Watched, sensor: Sensor) -> str:
+    refusal = gpu.calls[sensor].refusal
+    if refusal is not None:
+        return str(refusal)
+    if sensor == "ring":
+        return f"{gpu.powers} of its {gpu.depth} samples are powers, and {ENOUGH} are needed"
+    return "reads 0 W only" if sensor != "counter" else "was not asked: the other counters took the time"
+
+
+def _what_to_know(
+    gpu: Watched, sensor: Sensor, source: Sensor, period_ns: int | None, agreement: Agreement | str
+) -> str | None:
+    known = []
+    if period_ns is None:
+        seldom = "changed too seldom to tell its period"
+        known.append("was read too rarely to tell its period" if sensor == "counter" else seldom)
+        if sensor == source:
+            known.append(f"{ASSUMED_PERIOD_NS // 1_000_000} ms is assumed")
+    if sensor == "counter":
+        known.append(agreement.said if isinstance(agreement, Agreement) else agreement)
+    if sensor == "average" and gpu.stand_in:
+        known.append(
+            "by nvmlDeviceGetPowerUsage: taken for a 1 s mean, as it is on Ampere (GA100 excepted) and later"
+        )
+    return "; ".join(known) or None
+
+
+def _period_ns(gpu: Watched, sensor: Sensor) -> int | None:
+    if sensor == "ring":
+        return gpu.ring_period_ns()
+    return update_period_ns(gpu.instant if sensor == "instant" else gpu.average)
+
+
+def _lag_ns(sensor: Sensor, period_ns: int) -> int:
+    return period_ns // 2 + (_AVERAGE_WINDOW_NS // 2 if sensor == "average" else 0)
+
+
+def _power(gpu: Watched, source: Sensor, lag_ns: int) -> Power | None:
+    """What the chosen source said through the probe; None where its window is about as long as the probe."""
+    if source == "average":
+        return None
+    if source == "instant":
+        t_ns, power_mw = np.array(gpu.instant, dtype=np.int64).T
+        return Power(t_ns - lag_ns, power_mw)
+    assert gpu.ring is not None
+    keep = plausible(gpu.ring.power_mw)
+    return Power(gpu.ring.t_ns[keep] - lag_ns, gpu.ring.power_mw[keep])
 
 
 def _limit_mw(nvml: Nvml, handle: Any) -> int | None:

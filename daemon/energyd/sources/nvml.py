@@ -29,6 +29,9 @@ OPERATING_SYSTEM: Final = 17
 VERSION_MISMATCH: Final = 18
 NO_DATA: Final = 21
 
+LACKING: Final = (NOT_SUPPORTED, FUNCTION_NOT_FOUND)
+"""Refusals that mean: there is no such reading here. Any other one is about now."""
+
 _WORDS: Final = {
     UNINITIALIZED: "NVML was shut down",
     NOT_SUPPORTED: "not supported",
@@ -52,6 +55,7 @@ _POWER_AVERAGE: Final = 185
 _POWER_INSTANT: Final = 186
 _TEMPERATURE_GPU: Final = 0
 _CLOCK_SM: Final = 1
+_LARGEST_PID: Final = 1 << 22  # Linux's own limit
 
 
 class NvmlError(Exception):
@@ -75,11 +79,25 @@ class RingDrain:
 
 @dataclass(frozen=True)
 class PolledPower:
-    """Instant (25 ms window on an H100) and average (1 s) power; the driver's refusal where it has none."""
+    """Instant (25 ms window on an H100) and average (1 s) power; the driver's refusal where it has none.
+
+    `stand_in`: the average is nvmlDeviceGetPowerUsage's, for want of field 185.
+    """
 
     read_ns: int
     instant_mw: int | NvmlError
     average_mw: int | NvmlError
+    stand_in: bool = False
+
+
+@dataclass(frozen=True)
+class ProcessUse:
+    """How busy one process kept the GPU's multiprocessors up to an instant."""
+
+    pid: int  # as the host numbers it
+    stamp_us: int  # CLOCK_REALTIME, the driver's own stamp
+    t_ns: int  # the same instant on CLOCK_BOOTTIME
+    sm_percent: int
 
 
 def clock_pair() -> tuple[int, int]:
@@ -137,6 +155,9 @@ class Nvml:
             return function(*args)
         except self._lib.NVMLError as error:
             raise NvmlError(int(error.value), name) from None
+        except self._lib.NVMLLibraryMismatchError:
+            # The binding's own word, and no NVMLError, for a driver older than the call's newest version.
+            raise NvmlError(FUNCTION_NOT_FOUND, name) from None
 
     def driver(self) -> str:
         """Driver version."""
@@ -164,7 +185,7 @@ class Nvml:
         try:
             return bool(self._call("nvmlDeviceGetMigMode", handle)[0])
         except NvmlError as error:
-            if error.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+            if error.code in LACKING:
                 return False
             raise
 
@@ -187,23 +208,25 @@ class Nvml:
     def polled(self, handle: Any) -> PolledPower:
         """Fields 186 and 185 from one call; nvmlDeviceGetPowerUsage stands in for 185 on older drivers.
 
-        On parts before Ampere that stand-in is no average; they have a ring, so it is not asked there.
+        Before Ampere, and on GA100, that stand-in is no average but instantaneous (NVIDIA's header); those
+        parts have a ring or field 186, which come first.
         """
         before = now_ns()
         instant, average = self._fields(handle, _POWER_INSTANT, _POWER_AVERAGE)
         middle = (before + now_ns()) // 2
-        if isinstance(average, NvmlError) and average.code in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+        stand_in = isinstance(average, NvmlError) and average.code in LACKING
+        if stand_in:
             try:
                 average = int(self._call("nvmlDeviceGetPowerUsage", handle))
             except NvmlError as error:
                 average = error
-        return PolledPower(middle, instant, average)
+        return PolledPower(middle, instant, average, stand_in)
 
     def _fields(self, handle: Any, *ids: int) -> list[int | NvmlError]:
         try:
             fields = self._call("nvmlDeviceGetFieldValues", handle, list(ids))
         except NvmlError as error:
-            if error.code not in (NOT_SUPPORTED, FUNCTION_NOT_FOUND):
+            if error.code not in LACKING:
                 raise
             return [error] * len(ids)
         # Overall success only means that some field was filled: each has its own code.
@@ -241,3 +264,25 @@ class Nvml:
         return frozenset(
             int(process.pid) for process in self._call("nvmlDeviceGetComputeRunningProcesses", handle)
         )
+
+    def process_use(self, handle: Any, last_stamp_us: int | None) -> list[ProcessUse]:
+        """Utilisation by process since a stamp (None: in the last second); idle processes have none.
+
+        The driver keeps seconds of it, and averages over them all if asked since 0. Rubbish that some
+        drivers give (37,100 %, a process of number 2^32 - 1) is dropped.
+        """
+        read_ns, offset_ns = clock_pair()
+        now_us = (read_ns - offset_ns) // 1000
+        since_us = now_us - 1_000_000 if last_stamp_us is None else last_stamp_us
+        try:
+            samples = self._call("nvmlDeviceGetProcessUtilization", handle, since_us)
+        except NvmlError as error:
+            # 0: the binding's word for a GPU on which nobody is busy.
+            if error.code not in (0, NOT_FOUND, NO_DATA):
+                raise
+            return []
+        return [
+            ProcessUse(int(s.pid), int(s.timeStamp), int(s.timeStamp) * 1000 + offset_ns, int(s.smUtil))
+            for s in samples
+            if 0 < s.pid <= _LARGEST_PID and s.smUtil <= 100 and since_us < s.timeStamp <= now_us + 1_000_000
+        ]

@@ -17,7 +17,7 @@ from energyd.store import TABLES, hour_of_sealed
 from energyd.store.columns import schema
 
 _HERE: Final = Path(__file__).parent
-VIEW_FILES: Final = ("views.sql", "macros.sql", "totals.sql", "net.sql")
+VIEW_FILES: Final = ("views.sql", "macros.sql", "totals.sql", "net.sql", "sensors.sql", "sharing.sql")
 COMMENT_FILE: Final = "comments.sql"
 PASSED_ON: Final = {"runs_log": "runs", "stages_log": "stages"}
 """Tables whose view has another name; their columns keep the comments of schema.sql."""

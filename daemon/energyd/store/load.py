@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from energyd.energy import I32, I64, Gap, Totals
+from energyd.roughness import NONE
 from energyd.store import TABLES, Layout, hour_of_sealed
 from energyd.store.live import newest_live_t_ns
 from energyd.store.write import HotStore
@@ -90,7 +91,7 @@ def _sealed_files(layout: Layout, hour: int) -> dict[str, list[str]]:
 def _devices(store: HotStore) -> dict[int, StoredDevice]:
     newest = "arg_max(uuid, t_ns), arg_max(max_step_ns, t_ns)"
     rows = store.fetch(f"SELECT device, {newest} FROM devices GROUP BY device ORDER BY device")
-    totals = {d: Totals(**json.loads(s)) for d, s in store.fetch("SELECT device, state FROM totals")}
+    totals = {d: _totals(json.loads(s)) for d, s in store.fetch("SELECT device, state FROM totals")}
     gaps: dict[int, list[Gap]] = {}
     for device, *gap in store.fetch(
         "SELECT device, t0_ns, t1_ns, reason, bridged_uj FROM gaps ORDER BY t0_ns"
@@ -111,3 +112,7 @@ def _devices(store: HotStore) -> dict[int, StoredDevice]:
             gaps.get(device, []),
         )
     return found
+
+
+def _totals(packed: dict[str, Any]) -> Totals:
+    return Totals(**{**packed, "rough": tuple(packed.get("rough", NONE))})

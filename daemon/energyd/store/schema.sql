@@ -15,7 +15,7 @@ COMMENT ON COLUMN samples.cum_uj IS 'µJ since the store began; a bridged gap ad
 CREATE TABLE counters (device UTINYINT, t_ns BIGINT, energy_mj BIGINT, cum_uj BIGINT);
 COMMENT ON TABLE counters IS 'Hardware energy counter, one read a second per daemon, round robin';
 COMMENT ON COLUMN counters.device IS 'number in devices';
-COMMENT ON COLUMN counters.t_ns IS 'ns, store time in the middle of the read';
+COMMENT ON COLUMN counters.t_ns IS 'ns, store time in the middle of the read, less half the counter''s own step: the age of the value on average';
 COMMENT ON COLUMN counters.energy_mj IS 'mJ since the driver was loaded';
 COMMENT ON COLUMN counters.cum_uj IS 'µJ, the running power integral interpolated to t_ns; NULL where samples do not surround it';
 

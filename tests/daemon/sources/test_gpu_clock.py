@@ -35,8 +35,9 @@ class Driver:
         return RingDrain(stamp_us, stamp_us * 1000 - self.wall_ahead, power, self.now, -self.wall_ahead)
 
 
+@pytest.mark.parametrize("lag_ns", [0, PERIOD // 2])
 @pytest.mark.parametrize("step_s", [-3600.0, -1.0, 0.3, 60.0])
-def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s):
+def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s, lag_ns):
     driver = Driver()
     driver.pass_s(5)
     info = DeviceInfo(
@@ -47,6 +48,7 @@ def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s):
         period_ns=PERIOD,
         max_step_ns=5 * PERIOD,
         depth=DEPTH,
+        lag_ns=lag_ns,
     )
     reader = RingReader(info, 0.5, driver.now)
     events = []
@@ -61,10 +63,10 @@ def test_a_step_of_the_wall_clock_is_a_break_and_no_sample_is_misplaced(step_s):
     t_ns = np.concatenate([e.t_ns for e in events if isinstance(e, PowerSamples)])
     steps = np.diff(t_ns)
     assert (steps > 0).all()
-    assert (t_ns % PERIOD == 0).all()  # every stamp is one of the true instants
+    assert ((t_ns + lag_ns) % PERIOD == 0).all()  # every stamp is one of the true instants, less the lag
     assert np.sum(steps > PERIOD) == 1
     assert steps.max() <= 4_000_000_000
-    assert t_ns[-1] == driver.now
+    assert t_ns[-1] == driver.now - lag_ns
 
 
 def test_the_pair_of_clocks_is_read_within_microseconds():

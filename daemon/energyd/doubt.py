@@ -1,0 +1,150 @@
+"""How wrong may a stage's energy be, and which of its two figures is the better one?
+
+Two figures are independent of each other: the integral of power samples, and the difference of the hardware
+counter. Each gets a random doubt from what its own sensor may have missed; the board's systematic error,
+the same for all stages on it, comes on top. All doubts are k = 2. Terms and sources: docs/measurement.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+from energyd.energy import Edge
+from energyd.roughness import Sums
+from energyd.sensing import Sensing
+from energyd.stages import Anchor
+
+K: Final = 2.0
+_RECT: Final = 1 / 3  # variance of a value that lies anywhere within ±1
+
+GAIN_SHARE: Final = 0.015
+"""By how much two sensors of one board may differ in gain before that is worth a flag. Seen: 0.07 to 0.41 %
+over whole stages on two H100s, 0.7 % on an H200."""
+
+FLOOR_W: Final = 5.0
+"""Systematic error of a GPU's sensor at low power, W: NVIDIA's older ±5 W; a share of little is less."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the doubt of a device's energies depends on."""
+
+    source: str
+    origin: str
+    period_ns: int
+    accuracy: float | None = None  # half-width of the systematic error, as a share; None: exact
+    floor_w: float = 0.0
+    counter_period_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A stage's energy on a device as it is told, µJ."""
+
+    energy_uj: int
+    method: str  # integral | counter
+    u_random_uj: int
+    u_total_uj: int
+    u_integral_uj: int
+    u_counter_uj: int | None = None
+    flags: set[str] = field(default_factory=set)
+    note: str | None = None
+
+
+def integral_variance_j2(sensing: Sensing, begin: Edge, end: Edge, doubt_ns: int) -> float:
+    """Of the power integral between two edges. `doubt_ns`: by how much a marker may be off."""
+    edges_w2 = begin.range_w**2 + end.range_w**2
+    # Where power changes, a sample cannot tell when within its own time it did.
+    edge = (0.15 * sensing.edge_ns / 1e9) ** 2 * edges_w2
+    # All stamps late by the same: what flows in at the end is not what flowed out at the begin.
+    lag = (sensing.lag_doubt_ns / 1e9) ** 2 * _RECT * ((end.p_w - begin.p_w) ** 2 + edges_w2)
+    hidden = (sensing.hidden_ns / 1e9) ** 2 * (begin.p_w**2 + end.p_w**2)
+    gaps = end.bridge_j2 - begin.bridge_j2 + begin.split_j2 + end.split_j2
+    marker = (doubt_ns / 1e9) ** 2 * _RECT * max(begin.p_w, end.p_w) ** 2
+    return unseen_variance_j2(sensing, begin.rough, end.rough) + edge + lag + hidden + gaps + marker
+
+
+def unseen_variance_j2(sensing: Sensing, before: Sums, after: Sums) -> float:
+    """Of what flowed while no sample looked, from the sums of energyd.roughness."""
+    first, second, power = (abs(b - a) for a, b in zip(before, after, strict=True))
+    if sensing.kind == "ring":
+        return 0.5 * first + sensing.hidden_share**2 * power
+    # Power that forgets between samples costs half a squared difference a step, power that jumps and stays
+    # a twelfth. First and second differences tell the two apart (white: 2 and 6 σ²; a jump: 1 and 2 Δ²).
+    return 1.2 * max(first / 8, 5 / 12 * second - 9 / 12 * first)
+
+
+def counter_variance_j2(
+    device: Device, sensing: Sensing, reads: tuple[Anchor, Anchor], edges: tuple[Edge, Edge], doubt_ns: int
+) -> float:
+    """Of the counter's difference, carried from its reads to the edges by the power integral."""
+    step_s = device.counter_period_ns / 1e9
+    variance = 0.0
+    for read, edge in zip(reads, edges, strict=True):
+        # Each read is as old as the counter's last step; half of that is taken off its stamp.
+        variance += step_s**2 / 12 * (read.p_w**2 + read.range_w**2)
+        variance += unseen_variance_j2(sensing, read.rough, edge.rough)
+        variance += abs(edge.bridge_j2 - read.bridge_j2) + edge.split_j2
+        variance += (0.15 * sensing.edge_ns / 1e9) ** 2 * (edge.range_w**2 + read.range_w**2)
+        variance += (sensing.hidden_ns / 1e9) ** 2 * (edge.p_w**2 + read.p_w**2)
+    marker = (doubt_ns / 1e9) ** 2 * _RECT * max(edge.p_w for edge in edges) ** 2
+    return variance + marker
+
+
+def reconcile(
+    device: Device, integral_uj: int, u_integral_uj: int, counter: tuple[int, int, int] | None, length_ns: int
+) -> Figure:
+    """Which figure is told. `counter`: its µJ, its doubt in µJ, and the ns that the integral carried it.
+
+    A ring's integral always, since it sees all power and its edges are sharp; of a polled sensor's integral
+    and the counter, the one that is less in doubt. Where the two part beyond doubt and gain, a ring's doubt
+    is widened to reach the other, and a polled sensor gives way to the counter.
+    """
+    if counter is None:
+        u_total = _total(device, integral_uj, u_integral_uj, length_ns)
+        return Figure(integral_uj, "integral", u_integral_uj, u_total, u_integral_uj)
+    counter_uj, u_counter, carried_ns = counter
+    apart = abs(integral_uj - counter_uj)
+    allowed = math.hypot(u_integral_uj, u_counter) + GAIN_SHARE * abs(counter_uj)
+    polled = device.source in ("instant", "average")
+    flags, note = set[str](), None
+    if polled:
+        # An integral that is off by a share is off where it carries the counter to the edges too: there by
+        # more or less than on the whole, since a beat with the sensor comes and goes.
+        share = 2.5 * apart / max(abs(counter_uj), 1) * min(carried_ns / max(length_ns, 1), 1)
+        u_counter = round(math.hypot(u_counter, share * counter_uj))
+        by_counter = u_counter < u_integral_uj or apart > allowed
+    else:
+        by_counter = False
+    u_random = u_counter if by_counter else u_integral_uj
+    if apart > allowed:
+        flags.add("aliased" if device.source == "instant" else "disagree")
+        u_random = u_random if by_counter else max(u_random, apart)
+        note = _parted(device, integral_uj, counter_uj, allowed, by_counter)
+    energy, method = (counter_uj, "counter") if by_counter else (integral_uj, "integral")
+    u_total = _total(device, energy, u_random, length_ns)
+    return Figure(energy, method, u_random, u_total, u_integral_uj, u_counter, flags, note)
+
+
+def _total(device: Device, energy_uj: int, u_random_uj: int, length_ns: int) -> int:
+    """With the board's systematic error, which has the same sign in every stage on it."""
+    if device.accuracy is None:
+        return u_random_uj
+    half_uj = max(device.accuracy * abs(energy_uj), device.floor_w * length_ns / 1e3)
+    return round(math.hypot(u_random_uj, K * math.sqrt(_RECT) * half_uj))
+
+
+def _parted(device: Device, integral_uj: int, counter_uj: int, allowed: float, by_counter: bool) -> str:
+    share = f" ({100 * (integral_uj / counter_uj - 1):+.1f} %)" if counter_uj else ""
+    why = (
+        "the load swings at the sensor's own period, which polling cannot follow"
+        if device.source == "instant"
+        else "one of the two sensors is wrong"
+    )
+    kept = "the counter's is told" if by_counter else "the integral's is told, its doubt reaches the other"
+    return (
+        f"{device.source} integral {integral_uj / 1e6:.1f} J, counter {counter_uj / 1e6:.1f} J{share}:"
+        f" further apart than the {allowed / 1e6:.1f} J that their doubts allow; {why}; {kept}"
+    )

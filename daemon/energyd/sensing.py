@@ -1,0 +1,56 @@
+"""What does each kind of sensor see of the power, and how far may its stamps be off?
+
+The figures are shares of periods that the probe measured; none belongs to a model of GPU. Where they come
+from, and the test that holds them to the truth: docs/measurement.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from energyd.sources import DeviceInfo
+
+DEFAULT_COUNTER_PERIOD_NS: Final = 100_000_000
+"""A counter whose step the probe could not tell: H100, H200 and RTX 4090 were all seen at about 100 ms."""
+
+Kind = Literal["point", "ring", "whole"]
+
+
+@dataclass(frozen=True)
+class Sensing:
+    """How the samples of one device relate to its power. The default: exact values at exact instants."""
+
+    kind: Kind = "point"
+    """`point`: a sample sees nothing of the time around it. `ring`: the mean of the `seen_ns` before its
+    stamp, more or less end to end. `whole`: nothing goes unseen between samples (a counter, a long mean)."""
+    seen_ns: int = 0
+    reach_ns: int = 0  # how far from an instant samples still know of it
+    edge_ns: int = 0  # time within which one sample cannot tell when power flowed
+    lag_doubt_ns: int = 0  # half-width: how far all stamps may be off together
+    hidden_ns: float = 0.0  # s.d. of an edge, as time at full power, from swings too fast to be seen
+    hidden_share: float = 0.0  # ring: swings within one window, as a share of power
+
+
+def sensing_of(info: DeviceInfo) -> Sensing:
+    """The model for a device as it was probed."""
+    period = info.period_ns
+    if info.source == "ring" or (info.origin == "replayed" and info.domain == "gpu"):
+        return Sensing("ring", period, period, period, period // 4, 0.05 * period, 0.10)
+    if info.source == "instant":
+        # Stamped at the poll, which comes up to a period after the value was renewed.
+        return Sensing("point", 0, period, period, 7 * period // 10, 0.01 * period)
+    if info.source == "average":
+        window = 2 * info.lag_ns - period  # lag_ns is half a period and half the window
+        return Sensing("whole", 0, window // 2 + period, window, period // 2, 0.02 * window)
+    if info.origin == "simulated":
+        return Sensing("point", 0, period, period)
+    return Sensing("whole", 0, period, period, period // 10, 0.02 * period)
+
+
+def counter_period_ns(info: DeviceInfo) -> int:
+    """Time between two steps of the hardware counter; 0 if it is exact (a closed-form curve)."""
+    if info.origin == "simulated":
+        return 0
+    found = next((s for s in info.sensors if s.sensor == "counter"), None)
+    return (found and found.period_ns) or DEFAULT_COUNTER_PERIOD_NS
