@@ -210,6 +210,13 @@ def test_on_different_boards_the_sensors_own_errors_are_in_the_doubt(store: Stor
     )
 
 
+def test_a_doubt_larger_than_the_energy_gives_no_bounds_and_no_significance(store: Store) -> None:
+    a, b = plain_runs(store, [300.0, 600.0], doubt=9.0)
+    found = judged(store.write(), a, b)
+    assert (found.ratio, found.ratio_low, found.ratio_high) == (2.0, None, None)
+    assert (found.significant, found.executions_differ) == (False, False)
+
+
 def test_what_is_not_measured_on_one_side_is_warned_of(store: Store) -> None:
     [a] = plain_runs(store, [300.0])
     [b] = plain_runs(store, [300.0], device=1, source="replay", origin="replayed")
