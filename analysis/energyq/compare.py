@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from energyq.find import Refused
 from energyq.notes import FLAGS
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from energyd.store.read import Reader
 
 Row = dict[str, Any]
+UNBOUNDED: Final = 3.0
+"""Doubt of a ratio, as its logarithm, from which no bounds are told: they would be a factor of 20 away."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,9 @@ def _judge(found: Comparison, a: Side, b: Side, repeatability: float) -> None:
         relative = [Part(p.variance / mean_a**2, p.freedom) for p in spread.a]
         relative += [Part(p.variance / mean_b**2, p.freedom) for p in spread.b]
         half = half_width([*relative, Part(boards / (mean_a * mean_b))])
-        found.ratio_low = mean_b / mean_a * math.exp(-half)
-        found.ratio_high = mean_b / mean_a * math.exp(half)
+        if half < UNBOUNDED:
+            found.ratio_low = mean_b / mean_a * math.exp(-half)
+            found.ratio_high = mean_b / mean_a * math.exp(half)
 
 
 def _between_boards(a: Side, b: Side) -> float | None:

@@ -77,13 +77,13 @@ def test_the_same_load_measured_twice_twenty_times_is_called_different_at_most_t
     """Load and power spread by 0.5 % between runs, as on real boards; then 3 % more, which is found."""
     chance = random.Random(7)
     ids = plain_runs(store, [300 * chance.gauss(1, 0.005) for _ in range(40)])
-    more = plain_runs(store, [309 * chance.gauss(1, 0.005) for _ in range(20)])
+    more = plain_runs(store, [309 * chance.gauss(1, 0.005) for _ in range(5)])
     with open_reader(store.write()) as reader:
         same = [compare(reader, a, b, 0.005).significant for a, b in zip(ids[::2], ids[1::2], strict=True)]
-        other = [compare(reader, a, b, 0.005).significant for a, b in zip(ids[:20], more, strict=True)]
+        other = [compare(reader, a, b, 0.005).significant for a, b in zip(ids[:5], more, strict=True)]
     assert same.count(True) <= 3
     assert same.count(None) == 0
-    assert other.count(True) >= 17
+    assert other.count(True) >= 4
 
 
 def test_a_single_pair_says_what_it_knows_of_executions_and_what_it_assumes_of_runs(
@@ -208,6 +208,13 @@ def test_on_different_boards_the_sensors_own_errors_are_in_the_doubt(store: Stor
         "different devices: their sensors' own errors are in the doubt"
         in energyq("compare", a, b, "--store", root).stdout
     )
+
+
+def test_a_doubt_larger_than_the_energy_gives_no_bounds_and_no_significance(store: Store) -> None:
+    a, b = plain_runs(store, [300.0, 600.0], doubt=9.0)
+    found = judged(store.write(), a, b)
+    assert (found.ratio, found.ratio_low, found.ratio_high) == (2.0, None, None)
+    assert (found.significant, found.executions_differ) == (False, False)
 
 
 def test_what_is_not_measured_on_one_side_is_warned_of(store: Store) -> None:

@@ -60,7 +60,7 @@ def test_twenty_pairs_of_one_load_are_called_the_same_and_three_percent_more_is_
 ) -> None:
     wait_for(lambda: ready(daemon), 60)
     daemon.finish(f"import sys; sys.argv[1:] = ['same', '{2 * PAIRS}']\n{LOAD}")
-    fake_nvml.control("limit_mw 40000000\nscale ring 1.03\nscale counter 1.03\n")
+    fake_nvml.control("limit_mw 40000000\nscale ring 1.03\n")
     daemon.finish(f"import sys; sys.argv[1:] = ['more', '{MORE}']\n{LOAD}")
     assert daemon.stop() == 0
     with open_reader(daemon.store) as reader:
