@@ -75,6 +75,7 @@ class ReplaySource:
                 period_ns=self._trace.period_ns,
                 max_step_ns=self._trace.max_step_ns,
                 index=0,
+                accuracy=0.05,  # it was a GPU's sensor once, see energyd.sources.gpu_probe
             )
         ]
 
