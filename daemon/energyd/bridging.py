@@ -18,6 +18,12 @@ _UNKNOWN_LIMIT_MW: Final = 1_400_000  # above every board there is
 _OVER_LIMIT: Final = 1.5  # an H100's single samples reached 1.34 times its limit
 
 
+def leapt(advance_uj: int, elapsed_ns: int, limit_mw: int | None) -> bool:
+    """Whether a counter went ahead by more than the board can have drawn: what it says spans no such step."""
+    most_mw = round((limit_mw or _UNKNOWN_LIMIT_MW) * _OVER_LIMIT)
+    return advance_uj > most_mw * (elapsed_ns + _STEPS_NS) // 1_000_000
+
+
 def bridge_uj(
     found_uj: int,
     gap_ns: int,

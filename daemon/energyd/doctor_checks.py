@@ -91,7 +91,8 @@ def _domain_row(info: dict[str, Any]) -> Row:
 def _cure(reason: str, domain: str = "gpu") -> str:
     """The cure for a refusal, by the NVML code in its text."""
     if domain != "gpu":
-        return "run energyd as a service, or let its group read the counters"
+        hidden = "permission" in reason or "denied" in reason
+        return "run energyd as a service, or let its group read the counters" if hidden else _SOME_CURE
     code = re.search(_CODE, reason)
     return _CURES.get(int(code[1]), _SOME_CURE) if code else _SOME_CURE
 

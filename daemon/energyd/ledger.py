@@ -15,7 +15,7 @@ import numpy as np
 
 from energyd.accounting import CounterTrack
 from energyd.attribution import Known
-from energyd.bridging import bridge_uj
+from energyd.bridging import bridge_uj, leapt
 from energyd.energy import I32, I64, Appended, DeviceLog, Edge, Totals, trapezoid_uj
 from energyd.sensing import counter_period_ns, sensing_of
 from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples, Share
@@ -287,13 +287,17 @@ class Ledger:
             cum = edge.e_uj if isinstance(edge, Edge) and not in_gap else None
             self._row("counters", (device, read.t_ns, read.energy_mj, cum))
             if cum is not None and isinstance(edge, Edge):
-                segment = edge.holes + book.resets
-                if book.track.reads and read.energy_mj < book.track.reads[-1].energy_mj:
+                if book.track.reads and self._broke(device, book.track.reads[-1], read):
                     book.resets += 1
-                    segment += 1
-                book.track.reads.append(Anchor.at(read.energy_mj, edge, segment))
+                book.track.reads.append(Anchor.at(read.energy_mj, edge, edge.holes + book.resets))
                 totals.read_t_ns, totals.read_mj, totals.read_uj = read.t_ns, read.energy_mj, cum
                 self.moved.add(device)
+
+    def _broke(self, device: int, before: Anchor, read: CounterRead) -> bool:
+        """Whether the counter went back, or ahead further than the board can have drawn."""
+        advance_uj = (read.energy_mj - before.energy_mj) * 1000
+        limit_mw = self.infos[device].power_limit_mw
+        return advance_uj < 0 or leapt(advance_uj, read.t_ns - before.t_ns, limit_mw)
 
     def _end_gap(
         self, device: int, book: _Device, t_ns: int, p_mw: int, reason: str, bridged: int | None,

@@ -223,3 +223,17 @@ def test_variants_find_the_ring_that_reports_the_mean_since_its_last_sample() ->
     assert np.abs(shifted).max() > 0.05
     assert variants.best_lag_ms([load], variants.rectangle) == 0
     assert any("counter-anchored every 1 s" in line for line in variants.table([load]))
+
+
+def test_the_report_that_is_kept_is_what_the_kept_raw_data_give() -> None:
+    results = Path(__file__).parents[2] / "docs" / "results"
+    script = Path(report.__file__)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    made = subprocess.run(
+        [sys.executable, script, results / "accuracy-h100"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=env,
+    )
+    assert made.stdout == (results / "accuracy-h100.md").read_text()

@@ -200,3 +200,13 @@ def test_samples_from_before_a_break_do_not_take_its_name_from_the_gap_behind_th
 def columns(t0: float, t1: float) -> tuple[Any, Any]:
     samples = power(t0, t1)
     return samples.t_ns, samples.power_mw
+
+
+def test_a_counter_that_leaps_further_than_the_board_can_draw_tells_nothing_across_the_leap() -> None:
+    ledger = ledger_with()
+    feed(ledger, power(0, 5), read(1.5, LOADED_LONG_AGO_MJ), read(2.5, LOADED_LONG_AGO_MJ + 100_000))
+    before, near = list(ledger.tracks[0].reads)
+    assert before.segment == near.segment
+    feed(ledger, read(3.5, 2 * LOADED_LONG_AGO_MJ), read(4.5, 2 * LOADED_LONG_AGO_MJ + 100_000))
+    *_, leapt, after = ledger.tracks[0].reads
+    assert leapt.segment == after.segment > near.segment

@@ -442,9 +442,7 @@ def test_whatever_befalls_a_counter_every_step_that_is_no_hole_has_its_true_ener
         fate = random.integers(0, 40)
         if fate == 0:
             tree.set("intel-rapl:0", 1_000_000)
-            if (
-                not 15_000_000_000 < before < 18_000_000_000
-            ):  # where its value does not tell
+            if not 15_000_000_000 < before < 18_000_000_000:  # where its value does not tell
                 tree.asleep_ns += S
         with monkeypatch.context() as patch:
             if fate in (1, 2):
