@@ -36,7 +36,7 @@ check: setup ## style, types and import arrows
 	@$(call quietly,$(BIN)/lint-imports)
 
 test: deps setup check ## what CI runs: checks and the whole suite (ARGS="-k top" narrows it)
-	@$(PYTEST) -n 2 -m "not long and not gpu" $(ARGS)
+	@$(PYTEST) -n 4 -m "not long and not gpu" $(ARGS)
 
 test-long: deps setup ## tests that take minutes
 	@$(PYTEST) -m "long and not gpu" --timeout 1800 $(ARGS)

@@ -55,6 +55,7 @@ def ready(daemon: Daemon) -> bool:
     return {"gpu", "cpu"} <= {d["domain"] for d in devices} and all(d["last_t_ns"] for d in devices)
 
 
+@pytest.mark.long
 def test_twenty_pairs_of_one_load_are_called_the_same_and_three_percent_more_is_found(
     daemon: Daemon, fake_nvml: FakeNvml
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import click
 import pytest
 
 from energyd_client import endpoints
+from energyq.commands import cli as energyq_cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "docs/measurement.md")]
+SHELLS = ("", "sh", "bash", "console", "shell")
 FOLDERS = "client|daemon|pipelines|analysis|systemd|tests|docs"
 
 
@@ -22,7 +25,7 @@ def words(page: Path) -> str:
 def code(page: Path) -> str:
     """What the page shows as something to type: code blocks and `code`."""
     text = re.sub(r"<!-- demo begin.*?demo end -->", "", words(page), flags=re.DOTALL)  # printed, not typed
-    blocks = re.findall(r"```(?:sh|bash|console|shell)?\n(.*?)```", text, re.DOTALL)
+    blocks = [b for lang, b in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) if lang in SHELLS]
     return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", text)])
 
 
@@ -64,7 +67,7 @@ def test_every_environment_variable_that_a_page_names_exists(page: Path) -> None
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 @pytest.mark.parametrize("program", ["energyd", "energyq"])
 def test_every_command_that_a_page_names_exists(page: Path, program: str) -> None:
-    main = __import__(f"{program}.cli", fromlist=["main"]).main
+    main = importlib.import_module("energyd.cli").main if program == "energyd" else energyq_cli
     if program == "energyd":
         named = set(re.findall(r"(?m)(?:^|[\s$;&|(])energyd ((?:[a-z][a-z-]*\|)*[a-z][a-z-]*)\b", code(page)))
         named = {one for some in named for one in some.split("|")}

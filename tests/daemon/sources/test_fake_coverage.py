@@ -6,13 +6,15 @@ goes through the ledger and the accountant, as in tests/daemon/coverage.py.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-import pytest
 
 from daemon.closed_form import MS, Load, S, is_near_a_period, random_load
 from daemon.coverage import Coverage, settle
+from daemon.sources.conftest import Drive, Outcome
 from energyd.sources import CounterRead, Event, PowerSamples
 from fake_nvml.build import FakeNvml
 
@@ -59,48 +61,72 @@ def cut(events: list[Event], hole: tuple[int, int]) -> list[Event]:
     return left
 
 
-@pytest.mark.parametrize(
-    ("source", "devices", "holes", "script"),
-    [
-        ("ring", 16, 1, "jitter_ms 8\n"),
-        ("counter bridge", 4, 40, "jitter_ms 8\n"),  # few, so that each counter is read every 4 s
-        ("instant", 16, 1, "missing ring\nmissing counter\n"),
-        ("average", 16, 1, "missing ring\nmissing instant\nmissing counter\n"),
-    ],
-)
-def test_the_doubt_of_what_the_fake_driver_shows_holds_the_truth_and_is_not_lazily_wide(
-    source: str, devices: int, holes: int, script: str, fake_nvml: FakeNvml, drive
-) -> None:
-    rng = np.random.default_rng(5)
-    curve = pieces(rng, devices)
-    fake_nvml.play(list(zip(curve.t_ns.tolist(), (curve.w * 1000).tolist(), strict=True)))
-    fake_nvml.control(f"devices {devices}\nahead_ms {PIECE_NS / MS:.0f}\n{script}")
-    outcome = drive(seconds=SECONDS, deadline_s=40.0)
+@dataclass
+class Scene:
+    """What one fake machine is, and what of it is judged."""
+
+    source: str
+    devices: int
+    holes: int  # windows are spread over so many cuts of each device's samples
+    script: str
+
+
+SCENES = [
+    Scene("ring", 16, 1, "jitter_ms 8\n"),
+    Scene("counter bridge", 4, 40, "jitter_ms 8\n"),  # few, so that each counter is read every 4 s
+    Scene("instant", 16, 1, "missing ring\nmissing counter\n"),
+    Scene("average", 16, 1, "missing ring\nmissing instant\nmissing counter\n"),
+]
+
+
+def measure(scene: Scene, curve: Load, outcome: Outcome, rng: np.random.Generator) -> Coverage:
+    """Windows of what a source has reported, settled and set beside the truth."""
     truth = Truth(curve)
     coverage = Coverage([], [])
-    assert len(outcome.devices) == devices
-    for info in outcome.devices * holes:
+    assert len(outcome.devices) == scene.devices
+    for info in outcome.devices * scene.holes:
         index = info.index or 0
         events = [e for e in outcome.events if getattr(e, "uuid", None) == info.uuid]
         t_ns = np.concatenate([e.t_ns for e in events if isinstance(e, PowerSamples)])
         first, last = int(t_ns[0]) + MS, int(t_ns[-1]) - S
         hole = None
-        if source == "counter bridge":
+        if scene.source == "counter bridge":
             a = int(rng.integers(first + 4 * S, last - 7 * S))
             hole = (a, a + int(rng.uniform(0.3, 2.5) * S))
             events = cut(events, hole)
         windows: list[tuple[int, int]] = []
-        while len(windows) < WINDOWS // devices // holes:
+        while len(windows) < WINDOWS // scene.devices // scene.holes:
             length = int(np.exp(rng.uniform(np.log(0.2), np.log(8))) * S)
             a = int(rng.integers(first, last - length))
             if hole is None or (a < hole[1] and a + length > hole[0]):
                 windows.append((a, a + length))
         for row, (a, b) in zip(settle(info, events, windows), windows, strict=True):
             assert ("bridged" in row["flags"]) == (hole is not None), row
-            assert row["source"] == ("ring" if hole else source)
+            assert row["source"] == ("ring" if hole else scene.source)
             error_j = row["energy_uj"] / 1e6 - truth.energy_j(index, b) + truth.energy_j(index, a)
             coverage.error_j.append(error_j)
             coverage.u_j.append(row["u_random_uj"] / 1e6)
-    assert len(coverage.u_j) >= 2000
-    assert coverage.lower_bound >= 0.93, coverage.share
-    assert coverage.width <= 3, coverage.width
+    return coverage
+
+
+def test_the_doubt_of_what_the_fake_driver_shows_holds_the_truth_and_is_not_lazily_wide(
+    fake_nvml_library: Path, tmp_path: Path, drive: Drive
+) -> None:
+    rng = np.random.default_rng(5)
+    curves = {}
+    with ThreadPoolExecutor() as pool:  # four machines at once: each takes its time in real time
+        running = {}
+        for scene in SCENES:
+            folder = tmp_path / scene.source
+            folder.mkdir()
+            machine = FakeNvml(fake_nvml_library, folder)
+            curve = curves[scene.source] = pieces(rng, scene.devices)
+            machine.play(list(zip(curve.t_ns.tolist(), (curve.w * 1000).tolist(), strict=True)))
+            machine.control(f"devices {scene.devices}\nahead_ms {PIECE_NS / MS:.0f}\n{scene.script}")
+            running[scene.source] = pool.submit(drive, seconds=SECONDS, deadline_s=40.0, env=machine.env)
+        outcomes = {source: future.result() for source, future in running.items()}
+    for scene in SCENES:
+        coverage = measure(scene, curves[scene.source], outcomes[scene.source], rng)
+        assert len(coverage.u_j) >= 2000
+        assert coverage.lower_bound >= 0.93, (scene.source, coverage.share)
+        assert coverage.width <= 3, (scene.source, coverage.width)
