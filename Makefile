@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -p tests.allowed_skips
 ARGS ?=
+OUT ?= docs/results/accuracy
 # A tool that talks only when something is wrong.
 quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f $$log; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test test-long test-gpu bench-coverage bench-accuracy bench-sync demo clean
+.PHONY: help deps setup check test test-long test-gpu bench-coverage bench-accuracy bench-same bench-sync demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,10 +48,15 @@ test-gpu: deps setup ## tests that need an NVIDIA GPU
 bench-coverage: setup ## how often the stated doubt holds the truth, on closed-form loads (docs/measurement.md)
 	@PYTHONPATH=tests $(BIN)/python tests/bench/coverage.py $(ARGS)
 
-bench-accuracy: setup ## how wrong is each tool? Needs an NVIDIA GPU, 15 minutes (ARGS="--loads idle,bursts")
+bench-accuracy: setup ## how wrong is each tool? Needs an NVIDIA GPU, 15 minutes (OUT=…, ARGS="--loads idle,bursts")
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench,pipelines]'
-	@$(BIN)/python tests/bench/accuracy/run.py --out docs/results/accuracy --budget-seconds 1200 $(ARGS)
-	@$(BIN)/python tests/bench/accuracy/report.py docs/results/accuracy > docs/results/accuracy.md
+	@$(BIN)/python tests/bench/accuracy/run.py --out $(OUT) --budget-seconds 1200 $(ARGS)
+	@$(BIN)/python tests/bench/accuracy/report.py $(OUT) > $(OUT).md
+
+bench-same: setup ## is the same load called different? Forty runs on an NVIDIA GPU, 5 minutes
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,pipelines]'
+	@folder=$$(mktemp -d)/store; $(BIN)/python tests/bench/same_load.py measure $$folder $(ARGS) \
+		&& $(BIN)/python tests/bench/same_load.py judge $$folder
 
 bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; needs an NVIDIA GPU, 2 minutes
 	@$(BIN)/python tests/bench/sync_edges.py $(ARGS)
