@@ -37,6 +37,12 @@ class Device:
     accuracy: float | None = None  # half-width of the systematic error, as a share; None: exact
     floor_w: float = 0.0
     counter_period_ns: int = 0
+    sensor: str = ""  # of a replay: the one that was recorded
+
+    @property
+    def power(self) -> str:
+        """The sensor whose power is integrated."""
+        return self.sensor or self.source
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def reconcile(
     counter_uj, u_counter, carried_ns = counter
     apart = abs(integral_uj - counter_uj)
     allowed = math.hypot(u_integral_uj, u_counter) + GAIN_SHARE * abs(counter_uj)
-    polled = device.source in ("instant", "average")
+    polled = device.power in ("instant", "average")
     flags, note = set[str](), None
     if polled:
         # An integral that is off by a share is off where it carries the counter to the edges too: there by
@@ -120,7 +126,7 @@ def reconcile(
         by_counter = False
     u_random = u_counter if by_counter else u_integral_uj
     if apart > allowed:
-        flags.add("aliased" if device.source == "instant" else "disagree")
+        flags.add("aliased" if device.power == "instant" else "disagree")
         u_random = u_random if by_counter else max(u_random, apart)
         note = _parted(device, integral_uj, counter_uj, allowed, by_counter)
     energy, method = (counter_uj, "counter") if by_counter else (integral_uj, "integral")
@@ -140,11 +146,11 @@ def _parted(device: Device, integral_uj: int, counter_uj: int, allowed: float, b
     share = f" ({100 * (integral_uj / counter_uj - 1):+.1f} %)" if counter_uj else ""
     why = (
         "the load swings at the sensor's own period, which polling cannot follow"
-        if device.source == "instant"
+        if device.power == "instant"
         else "one of the two sensors is wrong"
     )
     kept = "the counter's is told" if by_counter else "the integral's is told, its doubt reaches the other"
     return (
-        f"{device.source} integral {integral_uj / 1e6:.1f} J, counter {counter_uj / 1e6:.1f} J{share}:"
+        f"{device.power} integral {integral_uj / 1e6:.1f} J, counter {counter_uj / 1e6:.1f} J{share}:"
         f" further apart than the {allowed / 1e6:.1f} J that their doubts allow; {why}; {kept}"
     )

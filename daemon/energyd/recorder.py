@@ -18,7 +18,7 @@ from energyd.accounting import Accountant
 from energyd.doubt import FLOOR_W, Device
 from energyd.inbox import ClientGone, Declared, Inbox
 from energyd.ledger import Ledger
-from energyd.sensing import counter_period_ns
+from energyd.sensing import counter_period_ns, sensor_of
 from energyd.sources import (
     Break,
     Changed,
@@ -206,7 +206,7 @@ class Recorder:
             for device, info in self.ledger.infos.items():
                 self.accountant.devices[device] = Device(
                     info.source, info.origin, info.period_ns, info.accuracy,
-                    FLOOR_W if info.domain == "gpu" else 0.0, counter_period_ns(info),
+                    FLOOR_W if info.domain == "gpu" else 0.0, counter_period_ns(info), sensor_of(info),
                 )  # fmt: skip
             self._voice.publish("devices", p.DeviceList(0, self.device_maps()))
 

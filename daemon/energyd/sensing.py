@@ -32,15 +32,25 @@ class Sensing:
     hidden_share: float = 0.0  # ring: swings within one window, as a share of power
 
 
+def sensor_of(info: DeviceInfo) -> str:
+    """The sensor that its power comes, or once came, from: `source`, but for a replay the recorded one."""
+    if info.origin != "replayed" or not info.sensors:
+        return info.source
+    return info.sensors[0].sensor
+
+
 def sensing_of(info: DeviceInfo) -> Sensing:
     """The model for a device as it was probed."""
-    period = info.period_ns
-    if info.source == "ring" or (info.origin == "replayed" and info.domain == "gpu"):
-        return Sensing("ring", period, period, period, period // 4, 0.05 * period, 0.10)
-    if info.source == "instant":
+    period, sensor = info.period_ns, sensor_of(info)
+    if sensor == "ring":
+        # Nothing is taken off a recording's stamps, so half a period more of lag is in doubt there.
+        late = period // 4 if info.lag_ns else 3 * period // 4
+        return Sensing("ring", period, period, period, late, 0.05 * period, 0.10)
+    if sensor == "instant":
+        period = info.sensors[0].period_ns or period if info.origin == "replayed" else period
         # Stamped at the poll, which comes up to a period after the value was renewed.
         return Sensing("point", 0, period, period, 7 * period // 10, 0.01 * period)
-    if info.source == "average":
+    if sensor == "average":
         window = 2 * info.lag_ns - period  # lag_ns is half a period and half the window
         return Sensing("whole", 0, window // 2 + period, window, period // 2, 0.02 * window)
     if info.origin == "simulated":

@@ -119,6 +119,7 @@ def test_what_a_sensor_sees_follows_from_its_probed_period_alone() -> None:
         return sensing_of(info)
 
     assert probed("ring", 20, 10) == RING
+    assert probed("ring", 20, 0).lag_doubt_ns == 15 * MS  # nothing was taken off the stamps of a recording
     assert probed("ring", 40, 20).seen_ns == 40 * MS
     assert probed("instant", 100, 50).kind == "point"
     assert probed("average", 100, 550).edge_ns == S  # twice the lag less the period: its window

@@ -21,6 +21,7 @@ from energyd.sources import (
     Event,
     Exhausted,
     PowerSamples,
+    SensorInfo,
     SourceError,
     TraceMarker,
 )
@@ -76,8 +77,17 @@ class ReplaySource:
                 max_step_ns=self._trace.max_step_ns,
                 index=0,
                 accuracy=0.05,  # it was a GPU's sensor once, see energyd.sources.gpu_probe
+                sensors=self._sensors(),
             )
         ]
+
+    def _sensors(self) -> tuple[SensorInfo, ...]:
+        """What the power was recorded with: its doubt is that sensor's."""
+        assert self._trace is not None
+        power = SensorInfo(sensor=self._trace.sensor, state="answers", period_ns=self._trace.update_ns)
+        if not len(self._trace.counter_t_ns):
+            return (power,)
+        return power, SensorInfo(sensor="counter", state="answers")
 
     def domains(self) -> Sequence[DomainInfo]:
         """gpu is replayed; a trace holds nothing else."""

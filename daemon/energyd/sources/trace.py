@@ -40,6 +40,8 @@ class Trace:
 
     name: str
     file: str  # where the power comes from
+    sensor: Literal["ring", "instant"]
+    update_ns: int  # between two new values of the sensor; a file may hold the same one several times
     t_ns: NDArray[np.int64]
     power_mw: NDArray[np.int32]
     counter_t_ns: NDArray[np.int64]
@@ -68,9 +70,12 @@ def load(folder: Path) -> Trace:
     if power_mw.min() < 0 or power_mw.max() >= 2**31:
         raise SourceError(f"{file}: a power is outside 0 to 2**31 mW.\n{_CURE}")
     period_ns = int(np.median(np.diff(t_ns)))
+    new_ns = t_ns[1:][np.diff(power_mw) != 0]
     return Trace(
         name=folder.resolve().name,
         file=file.name,
+        sensor="ring" if file == ring else "instant",
+        update_ns=max(period_ns, int(np.median(np.diff(new_ns)))) if len(new_ns) > 1 else period_ns,
         t_ns=t_ns,
         power_mw=power_mw.astype(np.int32),
         **_counter(counter, polled),

@@ -187,3 +187,18 @@ def test_a_folder_that_is_no_trace_is_refused_with_what_where_and_cure(tmp_path,
 def test_a_folder_that_is_not_there_is_refused_by_name(tmp_path):
     with pytest.raises(SourceError, match="no such folder"):
         ReplaySource(tmp_path / "gone").open()
+
+
+@pytest.mark.parametrize(
+    ("trace", "sensor", "update_ms"), [("h100_square_waves", "ring", 20), ("h100_llm_stages", "instant", 100)]
+)
+def test_a_replay_says_which_sensor_was_recorded_and_how_often_that_was_new(
+    traces: Path, trace: str, sensor: str, update_ms: float
+) -> None:
+    source = ReplaySource(traces / trace, 1.0, 0.5)
+    source.open()
+    (info,) = source.devices()
+    source.close()
+    assert info.sensors[0].sensor == sensor
+    assert info.sensors[0].period_ns == pytest.approx(update_ms * 1e6, rel=0.1)
+    assert info.sensors[1].sensor == "counter"
