@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from energyd.attribution import Known, charge, narrow
+from energyd.beats import Beat, beat
 from energyd.doubt import Device, K, counter_variance_j2, integral_variance_j2, reconcile
 from energyd.energy import DeviceLog, Edge, Missing
 from energyd.sharing import Neighbours
@@ -177,7 +178,8 @@ class Accountant:
                     flags.add("bridged")
                 counter = self._by_counter(stage, device, begin, end)
                 variance = integral_variance_j2(self._logs[device].sensing, begin, end, stage.doubt_ns)
-                figure = reconcile(facts, integral, _u_uj(variance), counter, length_ns)
+                beating = self._beat(device, stage.t0_ns, stage.t1_ns)
+                figure = reconcile(facts, integral, _u_uj(variance), counter, length_ns, beating)
                 flags |= figure.flags
                 # Parts of a stage are known by the integral alone: their shares of it are what is told.
                 scale = figure.energy_uj / integral if integral else 1.0
@@ -204,6 +206,13 @@ class Accountant:
         variance = counter_variance_j2(self.devices[device], sensing, (a, b), (begin, end), stage.doubt_ns)
         carried_ns = abs(begin.t_ns - a.t_ns) + abs(end.t_ns - b.t_ns)
         return counter, _u_uj(variance), carried_ns
+
+    def _beat(self, device: int, t0_ns: int, t1_ns: int) -> Beat:
+        """Whether instant power is deceived around a window; other sensors see all that flows."""
+        facts, track = self.devices[device], self.counters.get(device)
+        if facts.power != "instant" or track is None:
+            return Beat()
+        return beat(track.reads, t0_ns, t1_ns, self._logs[device].sensing, facts.counter_period_ns)
 
     def _children(self, stage: Stage, device: int, end: Edge) -> int | None:
         """µJ of the union of a stage's children; those still running count up to its end."""

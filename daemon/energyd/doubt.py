@@ -11,10 +11,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
+from energyd.beats import Beat
 from energyd.energy import Edge
-from energyd.roughness import Sums
 from energyd.sensing import Sensing
 from energyd.stages import Anchor
+from energyd.unseen import unseen_variance_j2
 
 K: Final = 2.0
 _RECT: Final = 1 / 3  # variance of a value that lies anywhere within ±1
@@ -72,16 +73,6 @@ def integral_variance_j2(sensing: Sensing, begin: Edge, end: Edge, doubt_ns: int
     return unseen_variance_j2(sensing, begin.rough, end.rough) + edge + lag + hidden + gaps + marker
 
 
-def unseen_variance_j2(sensing: Sensing, before: Sums, after: Sums) -> float:
-    """Of what flowed while no sample looked, from the sums of energyd.roughness."""
-    first, second, power = (abs(b - a) for a, b in zip(before, after, strict=True))
-    if sensing.kind == "ring":
-        return 0.5 * first + sensing.hidden_share**2 * power
-    # Power that forgets between samples costs half a squared difference a step, power that jumps and stays
-    # a twelfth. First and second differences tell the two apart (white: 2 and 6 σ²; a jump: 1 and 2 Δ²).
-    return 1.2 * max(first / 8, 5 / 12 * second - 9 / 12 * first)
-
-
 def counter_variance_j2(
     device: Device, sensing: Sensing, reads: tuple[Anchor, Anchor], edges: tuple[Edge, Edge], doubt_ns: int
 ) -> float:
@@ -100,30 +91,39 @@ def counter_variance_j2(
 
 
 def reconcile(
-    device: Device, integral_uj: int, u_integral_uj: int, counter: tuple[int, int, int] | None, length_ns: int
+    device: Device,
+    integral_uj: int,
+    u_integral_uj: int,
+    counter: tuple[int, int, int] | None,
+    length_ns: int,
+    beat: Beat = Beat(),  # noqa: B008 (frozen)
 ) -> Figure:
     """Which figure is told. `counter`: its µJ, its doubt in µJ, and the ns that the integral carried it.
 
     A ring's integral always, since it sees all power and its edges are sharp; of a polled sensor's integral
     and the counter, the one that is less in doubt. Where the two part beyond doubt and gain, a ring's doubt
-    is widened to reach the other, and a polled sensor gives way to the counter.
+    is widened to reach the other, and a polled sensor gives way to the counter. `beat`: what the last
+    seconds say of instant power, which its own samples cannot.
     """
+    flags = {"aliased"} if beat else set[str]()
+    note = _beating(beat) if beat else None
+    u_integral_uj = round(math.hypot(u_integral_uj, _beat_uj(beat, integral_uj, length_ns)))
     if counter is None:
         u_total = _total(device, integral_uj, u_integral_uj, length_ns)
-        return Figure(integral_uj, "integral", u_integral_uj, u_total, u_integral_uj)
+        return Figure(integral_uj, "integral", u_integral_uj, u_total, u_integral_uj, None, flags, note)
     counter_uj, u_counter, carried_ns = counter
     apart = abs(integral_uj - counter_uj)
     allowed = math.hypot(u_integral_uj, u_counter) + GAIN_SHARE * abs(counter_uj)
-    polled = device.power in ("instant", "average")
-    flags, note = set[str](), None
-    if polled:
+    by_counter = False
+    if device.power in ("instant", "average"):
+        # Calm samples are no proof of a calm load: the counter's word is a bound of what they missed.
+        u_integral_uj = max(u_integral_uj, apart)
         # An integral that is off by a share is off where it carries the counter to the edges too: there by
         # more or less than on the whole, since a beat with the sensor comes and goes.
-        share = 2.5 * apart / max(abs(counter_uj), 1) * min(carried_ns / max(length_ns, 1), 1)
-        u_counter = round(math.hypot(u_counter, share * counter_uj))
+        carried = min(carried_ns / max(length_ns, 1), 1)
+        carry_uj = math.hypot(2.5 * apart * carried, _beat_uj(beat, carried * counter_uj, carried_ns))
+        u_counter = round(math.hypot(u_counter, carry_uj))
         by_counter = u_counter < u_integral_uj or apart > allowed
-    else:
-        by_counter = False
     u_random = u_counter if by_counter else u_integral_uj
     if apart > allowed:
         flags.add("aliased" if device.power == "instant" else "disagree")
@@ -132,6 +132,17 @@ def reconcile(
     energy, method = (counter_uj, "counter") if by_counter else (integral_uj, "integral")
     u_total = _total(device, energy, u_random, length_ns)
     return Figure(energy, method, u_random, u_total, u_integral_uj, u_counter, flags, note)
+
+
+def _beat_uj(beat: Beat, energy_uj: float, length_ns: int) -> float:
+    return K * 1e6 * math.sqrt(beat.variance_j2(energy_uj / 1e6, length_ns / 1e9))
+
+
+def _beating(beat: Beat) -> str:
+    return (
+        f"instant power beats with the load: over the last seconds its integral was off the counter by"
+        f" {100 * max(beat.bias, beat.swing):.1f} %"
+    )
 
 
 def _total(device: Device, energy_uj: int, u_random_uj: int, length_ns: int) -> int:

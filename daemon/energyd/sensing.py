@@ -49,7 +49,7 @@ def sensing_of(info: DeviceInfo) -> Sensing:
     if sensor == "instant":
         period = info.sensors[0].period_ns or period if info.origin == "replayed" else period
         # Stamped at the poll, which comes up to a period after the value was renewed.
-        return Sensing("point", 0, period, period, 7 * period // 10, 0.01 * period)
+        return Sensing("point", 0, period, period, 7 * period // 10, 0.04 * period)
     if sensor == "average":
         window = 2 * info.lag_ns - period  # lag_ns is half a period and half the window
         return Sensing("whole", 0, window // 2 + period, window, period // 2, 0.02 * window)

@@ -18,16 +18,25 @@ from daemon.coverage import SOURCES, measure
 def main() -> None:
     loads, seed = (int(word) for word in (sys.argv[1:] + ["1000", "7"][len(sys.argv) - 1 :])[:2])
     print(
-        "| source | windows | truth within u_random | 95 % lower bound | median u / p95 error | p95 error |"
+        "| source | windows | truth within u_random | lower bound, 95 %, by load | median u / p95 error |"
+        " p95 error |"
     )
     print("|---|---|---|---|---|---|")
+    measured = {}
     for name in SOURCES:
-        found = measure(name, loads, seed)
+        found = measured[name] = measure(name, loads, seed)
         p95 = np.percentile(np.abs(found.error_j), 95)
         print(
             f"| {name} | {len(found.u_j)} | {100 * found.share:.1f} % | {100 * found.lower_bound:.1f} %"
             f" | {found.width:.2f} | {p95:.1f} J |"
         )
+    print("\nBy kind of load: truth within u_random, median u / p95 error.\n")
+    kinds = sorted(set(measured["ring"].kinds))
+    print("| source |", " | ".join(kinds), "|")
+    print("|---" * (len(kinds) + 1) + "|")
+    for name, found in measured.items():
+        cells = [f"{100 * held:.1f} %, {width:.1f}" for held, width in found.by_kind().values()]
+        print(f"| {name} |", " | ".join(cells), "|")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ and rows of `energies` come out of the accountant. `make bench-coverage` prints 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -155,8 +155,16 @@ def random_windows(rng: np.random.Generator, hole: Window | None = None) -> list
 class Coverage:
     """Windows with a known truth."""
 
-    error_j: list[float]
-    u_j: list[float]
+    error_j: list[float] = field(default_factory=list)
+    u_j: list[float] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    clusters: list[int] = field(default_factory=list)  # windows of each load: they share its luck
+
+    def add(self, kind: str, row: dict[str, Any], truth_j: float) -> None:
+        """One row of energies, and what is true."""
+        self.error_j.append(row["energy_uj"] / 1e6 - truth_j)
+        self.u_j.append(row["u_random_uj"] / 1e6)
+        self.kinds.append(kind)
 
     @property
     def share(self) -> float:
@@ -164,10 +172,26 @@ class Coverage:
 
     @property
     def lower_bound(self) -> float:
-        """Of the true share, 95 % sure (Wilson)."""
-        n, x, z = len(self.u_j), self.share, 1.645
-        middle = x + z * z / (2 * n)
-        return (middle - z * math.sqrt(x * (1 - x) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+        """Of the true share, 95 % sure: by the spread between loads, whose windows are not independent."""
+        held = (np.abs(self.error_j) <= np.array(self.u_j)).astype(float)
+        ends = np.cumsum(self.clusters)
+        by_load = np.array([part.sum() for part in np.split(held, ends[:-1])])
+        missed = np.array(self.clusters) * self.share - by_load
+        n = len(self.clusters)
+        error = math.sqrt(float((missed**2).sum()) * n / max(n - 1, 1)) / len(held)
+        return self.share - 1.645 * error
+
+    def by_kind(self) -> dict[str, tuple[float, float]]:
+        """(share held, median half-width over p95 of the error) of each kind of load."""
+        found = {}
+        for kind in sorted(set(self.kinds)):
+            mine = np.array(self.kinds) == kind
+            error, u = np.abs(np.array(self.error_j)[mine]), np.array(self.u_j)[mine]
+            found[kind] = (
+                float(np.mean(error <= u)),
+                float(np.median(u) / max(np.percentile(error, 95), 1e-9)),
+            )
+        return found
 
     @property
     def width(self) -> float:
@@ -180,7 +204,7 @@ SOURCES = ["ring", "instant", "average", "counter bridge"]
 
 def measure(source: str, loads: int, seed: int = 1) -> Coverage:
     rng = np.random.default_rng(seed)
-    coverage = Coverage([], [])
+    coverage = Coverage()
     bridge = source == "counter bridge"
     device = INFOS["ring" if bridge else source]
     done = 0
@@ -196,6 +220,23 @@ def measure(source: str, loads: int, seed: int = 1) -> Coverage:
         windows = random_windows(rng, hole)
         for row, (a, b) in zip(energies(rng, device, load, windows, hole), windows, strict=True):
             assert ("bridged" in row["flags"]) == bridge
-            coverage.error_j.append(row["energy_uj"] / 1e6 - float(load.energy_j(b) - load.energy_j(a)))
-            coverage.u_j.append(row["u_random_uj"] / 1e6)
+            coverage.add(load.kind, row, float(load.energy_j(b) - load.energy_j(a)))
+        coverage.clusters.append(len(windows))
     return coverage
+
+
+def measure_with_counter(source: str, loads: int, seed: int = 1) -> tuple[Coverage, int]:
+    """Coverage of a polled source that has a counter beside it, and how many windows were flagged aliased."""
+    rng = np.random.default_rng(seed)
+    coverage, flagged = Coverage([], []), 0
+    device = replace(INFOS[source], sensors=(COUNTER,))
+    while len(coverage.u_j) < loads * WINDOWS_A_LOAD:
+        load = random_load(rng, LENGTH_NS)
+        if is_near_a_period(load):
+            continue
+        windows = random_windows(rng)
+        for row, (a, b) in zip(energies(rng, device, load, windows), windows, strict=True):
+            coverage.add(load.kind, row, float(load.energy_j(b) - load.energy_j(a)))
+            flagged += "aliased" in row["flags"]
+        coverage.clusters.append(WINDOWS_A_LOAD)
+    return coverage, flagged

@@ -18,21 +18,23 @@ from daemon.sources.conftest import Drive, Outcome
 from energyd.sources import CounterRead, Event, PowerSamples
 from fake_nvml.build import FakeNvml
 
-PIECE_NS = 25 * S  # each device plays its own piece of the curve
+LOAD_NS = 4 * S
+PIECE_NS = 24 * S  # each device plays its own piece of the curve: some four loads while one looks
 SECONDS = 17.0
 WINDOWS = 2080
 
 
 def pieces(rng: np.random.Generator, devices: int) -> Load:
-    """One curve, a random load in each piece, none of them near a sensor's period."""
+    """One curve: a random load every few seconds, none of them near a sensor's period."""
     t, w = [np.zeros(0, np.int64)], [np.zeros(0)]
-    while len(t) <= devices:
-        load = random_load(rng, PIECE_NS)
+    at, end = 0, devices * PIECE_NS
+    while at < end:
+        load = random_load(rng, LOAD_NS)
         if not is_near_a_period(load):
-            inside = load.t_ns < PIECE_NS - 10 * MS
-            t.append(load.t_ns[inside] + (len(t) - 1) * PIECE_NS)
+            inside = load.t_ns < min(LOAD_NS, end - at) - 10 * MS
+            t.append(load.t_ns[inside] + at)
             w.append(load.w[inside])
-    end = devices * PIECE_NS
+            at += LOAD_NS
     return Load("pieces", np.append(np.concatenate(t), end), np.append(np.concatenate(w), w[1][0]))
 
 
@@ -82,7 +84,7 @@ SCENES = [
 def measure(scene: Scene, curve: Load, outcome: Outcome, rng: np.random.Generator) -> Coverage:
     """Windows of what a source has reported, settled and set beside the truth."""
     truth = Truth(curve)
-    coverage = Coverage([], [])
+    coverage = Coverage()
     assert len(outcome.devices) == scene.devices
     for info in outcome.devices * scene.holes:
         index = info.index or 0
@@ -103,9 +105,8 @@ def measure(scene: Scene, curve: Load, outcome: Outcome, rng: np.random.Generato
         for row, (a, b) in zip(settle(info, events, windows), windows, strict=True):
             assert ("bridged" in row["flags"]) == (hole is not None), row
             assert row["source"] == ("ring" if hole else scene.source)
-            error_j = row["energy_uj"] / 1e6 - truth.energy_j(index, b) + truth.energy_j(index, a)
-            coverage.error_j.append(error_j)
-            coverage.u_j.append(row["u_random_uj"] / 1e6)
+            coverage.add("", row, truth.energy_j(index, b) - truth.energy_j(index, a))
+        coverage.clusters.append(len(windows))
     return coverage
 
 
