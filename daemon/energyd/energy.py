@@ -76,6 +76,11 @@ class Totals:
     read_t_ns: int | None = None  # last read of the hardware counter, to bridge with
     read_mj: int = 0
     read_uj: int = 0  # the power integral at that read
+    read_rough: Sums = NONE  # and what its doubt is made of, as in Edge
+    read_bridge_j2: float = 0.0
+    read_p_w: float = 0.0
+    read_range_w: float = 0.0
+    resets: int = 0  # of the counter, since the store began
     rough: Sums = NONE
     bridge_j2: float = 0.0
 

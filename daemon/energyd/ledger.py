@@ -8,7 +8,7 @@ the next counter read, which says what the gap cost.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -53,7 +53,11 @@ class _Device:
     soft_t_ns: int = 0  # when that was said: samples from before do not refute it
     forced: bool = False  # the next step is a gap however short, and the counter may not bridge it
     reads: list[CounterRead] = field(default_factory=list)  # store time, not yet beside the integral
-    resets: int = 0
+
+    @property
+    def resets(self) -> int:
+        """Of the counter, since the store began."""
+        return self.log.totals.resets
 
     @property
     def anchored(self) -> bool:
@@ -160,7 +164,7 @@ class Ledger:
         if book is None:
             return
         if e.counter_reset:
-            book.resets += 1
+            book.log.totals.resets += 1
             book.reads.clear()  # from before the reset, and no longer to be told from those after it
             if book.hold is not None:  # seen only now, behind the gap: that gap has it
                 book.hold.reset, book.hold.reason = True, e.reason
@@ -193,10 +197,12 @@ class Ledger:
         if totals.t_ns is not None:
             book.soft_reason = self._restart
         if totals.read_t_ns is not None and self._restart != "reboot":
-            read = Anchor(totals.read_t_ns, totals.read_mj, totals.read_uj, totals.holes)
             book.track.reads.append(
-                replace(read, rough=totals.rough, bridge_j2=totals.bridge_j2, p_w=totals.power_mw / 1000)
-            )
+                Anchor(
+                    totals.read_t_ns, totals.read_mj, totals.read_uj, totals.holes + totals.resets,
+                    totals.read_rough, totals.read_bridge_j2, totals.read_p_w, totals.read_range_w,
+                )
+            )  # fmt: skip
         self._books[device] = book
         self.logs[device], self.tracks[device] = book.log, book.track
 
@@ -268,7 +274,7 @@ class Ledger:
             bridge_j2 = (step_ns / 1e9) ** 2 / 12 * at_reads_w2
         elif after is not None:
             hold.reason = "reset"
-            book.resets += 1
+            book.log.totals.resets += 1
         elif now_ns < hold.since_ns + HOLD_NS and book.resets == hold.resets and not len(more):
             return
         book.hold = None
@@ -288,9 +294,11 @@ class Ledger:
             self._row("counters", (device, read.t_ns, read.energy_mj, cum))
             if cum is not None and isinstance(edge, Edge):
                 if book.track.reads and self._broke(device, book.track.reads[-1], read):
-                    book.resets += 1
+                    book.log.totals.resets += 1
                 book.track.reads.append(Anchor.at(read.energy_mj, edge, edge.holes + book.resets))
                 totals.read_t_ns, totals.read_mj, totals.read_uj = read.t_ns, read.energy_mj, cum
+                totals.read_rough, totals.read_bridge_j2 = edge.rough, edge.bridge_j2
+                totals.read_p_w, totals.read_range_w = edge.p_w, edge.range_w
                 self.moved.add(device)
 
     def _broke(self, device: int, before: Anchor, read: CounterRead) -> bool:

@@ -20,7 +20,9 @@ def test_the_stated_random_doubt_holds_the_truth_and_is_not_lazily_wide(source: 
     assert coverage.width <= 3
 
 
-def near_windows(rng: np.random.Generator, off: float, loads: int) -> Iterator[tuple[dict[str, Any], float, float]]:
+def near_windows(
+    rng: np.random.Generator, off: float, loads: int
+) -> Iterator[tuple[dict[str, Any], float, float]]:
     """Rows of instant power with a counter beside it, under square waves whose rounds nearly fit its period.
 
     (row, truth in J, length in s); the daemon has watched for 10 s before the first window.

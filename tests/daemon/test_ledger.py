@@ -150,3 +150,18 @@ def test_a_declaration_is_written_when_it_is_new_and_not_again() -> None:
     assert ledger.declare([GPU], [absent], 5)
     assert not ledger.declare([GPU], [absent], 6)
     assert len(ledger.rows["devices"]) == len(ledger.rows["domains"]) == 1
+
+
+def test_what_a_read_tells_of_doubt_and_how_often_the_counter_began_anew_outlive_a_restart() -> None:
+    ledger = ledger_with(GPU)
+    swinging = power("GPU-a", 0, 3, 100)
+    swinging.power_mw[::2] = 600_000
+    ledger.samples_in(swinging, 0)
+    for t_s, mj in ((0.5, 1_000_000), (1.5, 5), (2.5, 340_000)):
+        ledger.counter_in(CounterRead("GPU-a", int(t_s * S), mj))
+        ledger.settle(0)
+    last = ledger.tracks[0].reads[-1]
+    assert last.range_w == 500
+    stored = StoredDevice("GPU-a", 100 * MS, ledger.logs[0].totals, *ledger.logs[0].after(None), [])
+    again = ledger_with(GPU, stored={0: stored})
+    assert again.tracks[0].reads[-1] == last

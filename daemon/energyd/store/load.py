@@ -115,4 +115,5 @@ def _devices(store: HotStore) -> dict[int, StoredDevice]:
 
 
 def _totals(packed: dict[str, Any]) -> Totals:
-    return Totals(**{**packed, "rough": tuple(packed.get("rough", NONE))})
+    sums = {name: tuple(packed.get(name, NONE)) for name in ("rough", "read_rough")}
+    return Totals(**{**packed, **sums})

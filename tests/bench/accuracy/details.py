@@ -158,12 +158,14 @@ def failures(loads: list[Load], held: list[dict[str, Any]]) -> list[str]:
         if not n.startswith("kept")
     ]
     for load in loads:
-        doubtful = int((load.doubt_ns(np.arange(len(load["win_k0"]))) > MAX_DOUBT_NS).sum())
+        asked = len(load["win_k0"])
+        doubtful = int((load.doubt_ns(np.arange(asked)) > MAX_DOUBT_NS).sum())
         unseen = load.meta.get("windows_without_step", 0)
         if doubtful or unseen or load.meta.get("gaps"):
             lines.append(
-                f"- {load.name}: {doubtful} windows left out because a step was not known to 8 ms, "
-                f"{unseen} because one was not seen; {len(load.meta.get('gaps', []))} gaps in the samples"
+                f"- {load.name}: {doubtful} of {asked} windows left out because their two steps together "
+                f"were not known to {MAX_DOUBT_NS / 1e6:.0f} ms, {unseen} because one was not seen; "
+                f"{len(load.meta.get('gaps', []))} gaps in the samples"
             )
         reasons = [word["reason"] for word in load.meta.get("stage_words", []) if "reason" in word]
         if reasons:

@@ -73,7 +73,7 @@ class Summary:
     mean_se: float | None  # its standard error
 
 
-def rows_of(loads: list[Load], tool: str) -> Rows:
+def rows_of(loads: list[Load], tool: str, max_doubt_ns: float = MAX_DOUBT_NS) -> Rows:
     """Every window that a tool was asked for and that has a sound reference."""
     parts: list[Rows] = []
     for load in loads:
@@ -89,7 +89,7 @@ def rows_of(loads: list[Load], tool: str) -> Rows:
             energy_j=load.tool(tool, "energy_j").astype(float),
             doubt_ns=load.doubt_ns(w).astype(float),
         )
-        parts.append(rows.where((rows.doubt_ns <= MAX_DOUBT_NS) & (rows.reference_j > 0)))
+        parts.append(rows.where((rows.doubt_ns <= max_doubt_ns) & (rows.reference_j > 0)))
     if not parts:
         return Rows(np.array([], dtype=object), *(np.array([]) for _ in range(6)))
     return Rows(
