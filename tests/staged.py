@@ -58,6 +58,7 @@ class Cost:
             return bool(self.row["reason"])
         bridges = sum(gap["bridged_uj"] is not None for gap in self.gaps)
         right = abs(self.error_j) <= share * self.truth_j + bridges * COUNTER_STEP_J
+        right &= abs(self.error_j) <= 1.5 * self.row["u_random_j"]  # k = 3: beyond it in 1 of 400 cases
         return right and all(
             gap["bridged_uj"] is None or abs(gap["bridged_uj"] / 1e6 - gap["truth_j"]) <= COUNTER_STEP_J
             for gap in self.gaps

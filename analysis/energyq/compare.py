@@ -6,9 +6,9 @@ Two different questions, both answered:
 - `significant`: would they differ again? That needs the spread between repetitions, which a sensor does not
   know (`energyq.spread`): runs on both sides (Welch's test); runs on one side, taken for the other too;
   repeated stages inside one run each; else nothing but the doubt of measurement. The last two say nothing of
-  what changes from run to run, so `repeatability` is added. Its default of 0.5 % (k = 1) is the spread seen
-  between repeats of one training step on an otherwise idle H100; power drifts by about as much with the
-  die's temperature, on which leakage depends.
+  what changes from run to run, so `repeatability` is added. Its default of 0.5 % (k = 1) is an
+  assumption: repeats of three steps of one recorded training differ by 0.6 % (`tests/analysis`), and power
+  drifts with the die's temperature, on which leakage depends.
 """
 
 from __future__ import annotations

@@ -208,9 +208,9 @@ class Accountant:
         return counter, _u_uj(variance), carried_ns
 
     def _beat(self, device: int, t0_ns: int, t1_ns: int) -> Beat:
-        """Whether instant power is deceived around a window; other sensors see all that flows."""
+        """How far integral and counter were apart around a window."""
         facts, track = self.devices[device], self.counters.get(device)
-        if facts.power != "instant" or track is None:
+        if track is None:
             return Beat()
         return beat(track.reads, t0_ns, t1_ns, self._logs[device].sensing, facts.counter_period_ns)
 

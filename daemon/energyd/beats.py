@@ -1,8 +1,8 @@
-"""Does a load beat with a polled sensor? The integral against the counter over the last seconds.
+"""Do integral and counter part on a device? Over the last seconds, not only within one stage.
 
-A load that repeats near the sensor's own period shows it one phase for long: its samples look calm, and
-nothing in them can tell. The counter can, over more than one stage: what it says of the last 20 s holds for
-each stage inside, however short.
+A sensor that lies, lies in each stage, however short. And a load that repeats near a polled sensor's own
+period shows it one phase for long: its samples look calm, and nothing in them can tell. The counter can,
+over more than one stage: what it says of the last 20 s holds for each stage inside.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 from energyd.sensing import Sensing
 from energyd.stages import Anchor
-from energyd.unseen import unseen_variance_j2
+from energyd.unseen import edges_variance_j2, unseen_variance_j2
 
 SPAN_NS: Final = 20_000_000_000
 _FEWEST: Final = 4  # intervals between reads from which a swing can be told from the counter's own step
@@ -44,7 +44,7 @@ def beat(reads: Iterable[Anchor], t0_ns: int, t1_ns: int, sensing: Sensing, step
     """What the reads around a window say; no beat where they are too few to tell."""
     near = [r for r in reads if t0_ns - SPAN_NS <= r.t_ns <= t1_ns + SPAN_NS]
     near = [r for r in near if r.segment == near[-1].segment]
-    if len(near) <= _FEWEST:
+    if len(near) < 2:
         return Beat()
     first, last = near[0], near[-1]
     counter_j = (last.energy_mj - first.energy_mj) / 1e3
@@ -55,8 +55,11 @@ def beat(reads: Iterable[Anchor], t0_ns: int, t1_ns: int, sensing: Sensing, step
     off = [_off_j(a, b) for a, b in pairwise(near)]
     expected = [step_j2 + unseen_variance_j2(sensing, a.rough, b.rough) for a, b in pairwise(near)]
     whole_j = abs(_off_j(first, last))
-    sure_j = 2 * math.sqrt(step_j2 + unseen_variance_j2(sensing, first.rough, last.rough))
+    known_j2 = step_j2 + unseen_variance_j2(sensing, first.rough, last.rough)
+    sure_j = 2 * math.sqrt(known_j2 + edges_variance_j2(sensing, first, last))
     bias = max(0.0, whole_j - sure_j - _GAIN_SHARE * counter_j) and whole_j / counter_j
+    if sensing.kind != "point" or len(off) < _FEWEST:
+        return Beat(bias)
     square, noise = sum(x * x for x in off) / len(off), sum(expected) / len(expected)
     swing_j = math.sqrt(square - noise) if square > _BEYOND * noise else 0.0
     return Beat(bias, swing_j * len(off) / counter_j)

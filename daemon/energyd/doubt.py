@@ -15,14 +15,14 @@ from energyd.beats import Beat
 from energyd.energy import Edge
 from energyd.sensing import Sensing
 from energyd.stages import Anchor
-from energyd.unseen import unseen_variance_j2
+from energyd.unseen import edges_variance_j2, unseen_variance_j2
 
 K: Final = 2.0
 _RECT: Final = 1 / 3  # variance of a value that lies anywhere within ±1
 
 GAIN_SHARE: Final = 0.015
-"""By how much two sensors of one board may differ in gain before that is worth a flag. Seen: 0.07 to 0.41 %
-over whole stages on two H100s, 0.7 % on an H200."""
+"""By how much two sensors of one board may differ in gain before that is worth a flag. Seen on an H100: 0.0
+to 0.7 % over windows of 10 s and more (docs/results/accuracy-h100.md)."""
 
 FLOOR_W: Final = 5.0
 """Systematic error of a GPU's sensor at low power, W: NVIDIA's older ±5 W; a share of little is less."""
@@ -62,15 +62,10 @@ class Figure:
 
 def integral_variance_j2(sensing: Sensing, begin: Edge, end: Edge, doubt_ns: int) -> float:
     """Of the power integral between two edges. `doubt_ns`: by how much a marker may be off."""
-    edges_w2 = begin.range_w**2 + end.range_w**2
-    # Where power changes, a sample cannot tell when within its own time it did.
-    edge = (0.15 * sensing.edge_ns / 1e9) ** 2 * edges_w2
-    # All stamps late by the same: what flows in at the end is not what flowed out at the begin.
-    lag = (sensing.lag_doubt_ns / 1e9) ** 2 * _RECT * ((end.p_w - begin.p_w) ** 2 + edges_w2)
-    hidden = (sensing.hidden_ns / 1e9) ** 2 * (begin.p_w**2 + end.p_w**2)
     gaps = end.bridge_j2 - begin.bridge_j2 + begin.split_j2 + end.split_j2
     marker = (doubt_ns / 1e9) ** 2 * _RECT * max(begin.p_w, end.p_w) ** 2
-    return unseen_variance_j2(sensing, begin.rough, end.rough) + edge + lag + hidden + gaps + marker
+    seen = unseen_variance_j2(sensing, begin.rough, end.rough) + edges_variance_j2(sensing, begin, end)
+    return seen + gaps + marker
 
 
 def counter_variance_j2(
@@ -101,14 +96,15 @@ def reconcile(
     """Which figure is told. `counter`: its µJ, its doubt in µJ, and the ns that the integral carried it.
 
     A ring's integral always, since it sees all power and its edges are sharp; of a polled sensor's integral
-    and the counter, the one that is less in doubt. Where the two part beyond doubt and gain, a ring's doubt
-    is widened to reach the other, and a polled sensor gives way to the counter. `beat`: what the last
-    seconds say of instant power, which its own samples cannot.
+    and the counter, the one that is less in doubt. Where the two part beyond doubt and gain, the doubt is
+    widened to reach the other, unless it is the counter's beside instant power. `beat`: how far the two were
+    apart over the last seconds, which one stage's own samples may not show.
     """
-    flags = {"aliased"} if beat else set[str]()
-    note = _beating(beat) if beat else None
+    word = "aliased" if device.power == "instant" else "disagree"
+    flags = {word} if beat else set[str]()
+    note = _parting(device, beat) if beat else None
     u_integral_uj = round(math.hypot(u_integral_uj, _beat_uj(beat, integral_uj, length_ns)))
-    if counter is None:
+    if counter is None or counter[0] < 0:  # less than nothing: carried to the edges by a wrong integral
         u_total = _total(device, integral_uj, u_integral_uj, length_ns)
         return Figure(integral_uj, "integral", u_integral_uj, u_total, u_integral_uj, None, flags, note)
     counter_uj, u_counter, carried_ns = counter
@@ -123,11 +119,12 @@ def reconcile(
         carried = min(carried_ns / max(length_ns, 1), 1)
         carry_uj = math.hypot(2.5 * apart * carried, _beat_uj(beat, carried * counter_uj, carried_ns))
         u_counter = round(math.hypot(u_counter, carry_uj))
-        by_counter = u_counter < u_integral_uj or apart > allowed
+        by_counter = u_counter < u_integral_uj
     u_random = u_counter if by_counter else u_integral_uj
     if apart > allowed:
-        flags.add("aliased" if device.power == "instant" else "disagree")
-        u_random = u_random if by_counter else max(u_random, apart)
+        flags.add(word)
+        # Of instant power it is known how it goes wrong; else nobody knows which of the two does.
+        u_random = u_random if device.power == "instant" and by_counter else max(u_random, apart)
         note = _parted(device, integral_uj, counter_uj, allowed, by_counter)
     energy, method = (counter_uj, "counter") if by_counter else (integral_uj, "integral")
     u_total = _total(device, energy, u_random, length_ns)
@@ -138,9 +135,9 @@ def _beat_uj(beat: Beat, energy_uj: float, length_ns: int) -> float:
     return K * 1e6 * math.sqrt(beat.variance_j2(energy_uj / 1e6, length_ns / 1e9))
 
 
-def _beating(beat: Beat) -> str:
+def _parting(device: Device, beat: Beat) -> str:
     return (
-        f"instant power beats with the load: over the last seconds its integral was off the counter by"
+        f"over the seconds around, the {device.power} integral was off the counter by"
         f" {100 * max(beat.bias, beat.swing):.1f} %"
     )
 
@@ -156,7 +153,7 @@ def _total(device: Device, energy_uj: int, u_random_uj: int, length_ns: int) -> 
 def _parted(device: Device, integral_uj: int, counter_uj: int, allowed: float, by_counter: bool) -> str:
     share = f" ({100 * (integral_uj / counter_uj - 1):+.1f} %)" if counter_uj else ""
     why = (
-        "the load swings at the sensor's own period, which polling cannot follow"
+        "the load may swing at the sensor's own period, or one of the two is wrong"
         if device.power == "instant"
         else "one of the two sensors is wrong"
     )

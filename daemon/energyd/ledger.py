@@ -17,7 +17,7 @@ from energyd.accounting import CounterTrack
 from energyd.attribution import Known
 from energyd.bridging import bridge_uj, leapt
 from energyd.energy import I32, I64, Appended, DeviceLog, Edge, Totals, trapezoid_uj
-from energyd.sensing import counter_period_ns, sensing_of
+from energyd.sensing import counter_lag_ns, counter_period_ns, sensing_of
 from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples, Share
 from energyd.stages import Anchor
 from energyd.store.load import StoredDevice
@@ -140,7 +140,7 @@ class Ledger:
         """A read of the hardware counter; it waits until samples surround it."""
         device = self._numbers[e.uuid]
         # What is read was right at the counter's last step: on average half of one ago.
-        t_ns = self._timeline.to_store(e.t_ns) - counter_period_ns(self.infos[device]) // 2
+        t_ns = self._timeline.to_store(e.t_ns) - counter_lag_ns(self.infos[device])
         self._books[device].reads.append(CounterRead(e.uuid, t_ns, e.energy_mj))
 
     def condition_in(self, e: Condition) -> int:
@@ -169,7 +169,7 @@ class Ledger:
             if book.hold is not None:  # seen only now, behind the gap: that gap has it
                 book.hold.reset, book.hold.reason = True, e.reason
                 return
-            book.forced, book.soft_reason = True, e.reason
+            book.forced, book.soft_reason = book.forced or e.torn, e.reason
         if book.soft_reason is None:
             book.soft_reason = e.reason
         book.soft_t_ns = self._timeline.to_store(e.t_ns)

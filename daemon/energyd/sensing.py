@@ -1,6 +1,7 @@
 """What does each kind of sensor see of the power, and how far may its stamps be off?
 
-The figures are shares of periods that the probe measured; none belongs to a model of GPU. Where they come
+The figures are shares of periods that the probe measured; nothing is keyed on a model's name, though the
+shares were found on the sensors of an H100. Where they come
 from, and the test that holds them to the truth: docs/measurement.md.
 """
 
@@ -12,7 +13,10 @@ from typing import Final, Literal
 from energyd.sources import DeviceInfo
 
 DEFAULT_COUNTER_PERIOD_NS: Final = 100_000_000
-"""A counter whose step the probe could not tell: H100, H200 and RTX 4090 were all seen at about 100 ms."""
+"""A counter that was not probed: H100, H200 and RTX 4090 were all seen to step at about 100 ms."""
+
+UNTOLD_PERIOD_NS: Final = 1_000_000_000
+"""A sensor that the probe watched for a second without being able to tell its period: it may be that long."""
 
 Kind = Literal["point", "ring", "whole"]
 
@@ -47,11 +51,12 @@ def sensing_of(info: DeviceInfo) -> Sensing:
         late = period // 4 if info.lag_ns else 3 * period // 4
         return Sensing("ring", period, period, period, late, 0.05 * period, 0.10)
     if sensor == "instant":
-        period = info.sensors[0].period_ns or period if info.origin == "replayed" else period
+        period = _period_ns(info, "instant") or period
         # Stamped at the poll, which comes up to a period after the value was renewed.
         return Sensing("point", 0, period, period, 7 * period // 10, 0.04 * period)
     if sensor == "average":
         window = 2 * info.lag_ns - period  # lag_ns is half a period and half the window
+        period = _period_ns(info, "average") or period
         return Sensing("whole", 0, window // 2 + period, window, period // 2, 0.02 * window)
     if info.origin == "simulated":
         return Sensing("point", 0, period, period)
@@ -62,5 +67,16 @@ def counter_period_ns(info: DeviceInfo) -> int:
     """Time between two steps of the hardware counter; 0 if it is exact (a closed-form curve)."""
     if info.origin == "simulated":
         return 0
-    found = next((s for s in info.sensors if s.sensor == "counter"), None)
-    return (found and found.period_ns) or DEFAULT_COUNTER_PERIOD_NS
+    return _period_ns(info, "counter") or DEFAULT_COUNTER_PERIOD_NS
+
+
+def counter_lag_ns(info: DeviceInfo) -> int:
+    """How old a read is on average: half a step, the common one where the probe could not tell."""
+    period_ns = counter_period_ns(info)
+    return (DEFAULT_COUNTER_PERIOD_NS if period_ns == UNTOLD_PERIOD_NS else period_ns) // 2
+
+
+def _period_ns(info: DeviceInfo, sensor: str) -> int | None:
+    """As probed; None if the sensor was not."""
+    found = next((s for s in info.sensors if s.sensor == sensor and s.state == "answers"), None)
+    return None if found is None else found.period_ns or UNTOLD_PERIOD_NS

@@ -9,7 +9,7 @@ import pytest
 
 from energyd.doubt import GAIN_SHARE, Device, Figure, integral_variance_j2, reconcile
 from energyd.energy import Edge
-from energyd.sensing import Sensing, counter_period_ns, sensing_of
+from energyd.sensing import Sensing, counter_lag_ns, counter_period_ns, sensing_of
 from energyd.sources import DeviceInfo, SensorInfo
 
 MS, S = 1_000_000, 1_000_000_000
@@ -133,5 +133,7 @@ def test_a_counters_step_is_the_probed_one_else_a_common_one_and_closed_form_pow
         )  # fmt: skip
 
     assert counter_period_ns(gpu(SensorInfo(sensor="counter", state="answers", period_ns=7))) == 7
-    assert counter_period_ns(gpu(SensorInfo(sensor="counter", state="answers"))) == 100 * MS
+    assert counter_period_ns(gpu(SensorInfo(sensor="counter", state="answers"))) == S  # watched, and not told
+    assert counter_lag_ns(gpu(SensorInfo(sensor="counter", state="answers"))) == 50 * MS
+    assert counter_period_ns(gpu()) == 100 * MS
     assert counter_period_ns(gpu(origin="simulated")) == 0

@@ -115,13 +115,15 @@ class Break:
     """Sampling of a device (of all of the source's: uuid "") was interrupted; the next step is a gap.
 
     `reason` is the gap's: lost, overrun, reset, loop … Raised again while it lasts; the recorder
-    keeps the first reason. `counter_reset` forbids bridging with the counter.
+    keeps the first reason. `counter_reset` forbids bridging with the counter; `torn`: and power itself is
+    cut there, however short the step. A GPU's power goes on without its counter.
     """
 
     uuid: str
     t_ns: int
     reason: str
     counter_reset: bool = False
+    torn: bool = True
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,8 @@ class Gpu:
         events: list[Event] = []
         if before is not None and energy_mj < before:
             reason = "driver_reload" if self.unloaded else "reset"
-            events.append(Break(self.uuid, t_ns, reason, counter_reset=True))
+            # The power samples may have gone on all the while; if not, their silence tells.
+            events.append(Break(self.uuid, t_ns, reason, counter_reset=True, torn=self.unloaded))
         if now_ns() - began <= _COUNTER_CALL_NS:
             events.append(CounterRead(self.uuid, t_ns, energy_mj))
         return events

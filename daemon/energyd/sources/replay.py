@@ -28,6 +28,7 @@ from energyd.sources import (
 from energyd.sources.trace import Trace, load
 from energyd_client.clock import now_ns
 
+_COUNTER_STEP_NS: Final = 100_000_000  # of the recorded H100's
 _FAST_INTERVAL_S: Final = 0.1  # at speed 100 a round of a minute takes six reads
 
 
@@ -87,7 +88,9 @@ class ReplaySource:
         power = SensorInfo(sensor=self._trace.sensor, state="answers", period_ns=self._trace.update_ns)
         if not len(self._trace.counter_t_ns):
             return (power,)
-        return power, SensorInfo(sensor="counter", state="answers")
+        # Beside polled power its steps were kept as they came; beside a ring it was read at any time.
+        step_ns = _COUNTER_STEP_NS if self._trace.sensor == "ring" else self._trace.period_ns
+        return power, SensorInfo(sensor="counter", state="answers", period_ns=step_ns)
 
     def domains(self) -> Sequence[DomainInfo]:
         """gpu is replayed; a trace holds nothing else."""
