@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,17 @@ def _code_of(error: Exception) -> int | None:
     if isinstance(error, (ReadError, NotFound, Refused, FactorsMissing)):
         return _EXIT.get(type(error).__name__, 1)
     return None
+
+
+class Finite(click.FloatRange):
+    """A number in a range; nan compares with nothing, and so passes every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Fails on nan and infinities."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return number
 
 
 class SqlByDefault(click.Group):
@@ -236,7 +248,7 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
 @click.argument("a")
 @click.argument("b")
 @click.option(
-    "--repeatability", metavar="SHARE", type=click.FloatRange(min=0, max=1), default=0.005, show_default=True,
+    "--repeatability", metavar="SHARE", type=Finite(min=0, max=1), default=0.005, show_default=True,
     help="Usual spread (k = 1) between runs, where it cannot be told from repeats.",
 )  # fmt: skip
 @_options
@@ -261,7 +273,7 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
 @cli.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--region", metavar="CODE", help="Country, as FRA; default: ENERGYQ_REGION.")
-@click.option("--pue", type=click.FloatRange(min=1), default=1.0, show_default=True, help="Of the building.")
+@click.option("--pue", type=Finite(min=1), default=1.0, show_default=True, help="Of the building.")
 @click.option("--price", metavar="PRICE", help="Of a kWh, as 0.30/kWh or 0.30EUR/kWh.")
 @_options
 @click.pass_context

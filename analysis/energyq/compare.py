@@ -143,6 +143,8 @@ def _judge(found: Comparison, a: Side, b: Side, repeatability: float) -> None:
     found.basis = spread.basis
     found.repeatability = repeatability if spread.needs_repeatability else None
     found.u_difference_j = half_width([*spread.a, *spread.b, Part(boards)])
+    # What includes the doubt of measurement is never narrower than that alone (k = 2 there, 1.96 here).
+    found.u_difference_j = max(found.u_difference_j, found.u_measured_j or 0.0)
     found.significant = abs(found.difference_j) > found.u_difference_j
     if mean_a > 0 and mean_b > 0:
         # On the logarithm the interval of a ratio is that of a difference of relative errors.

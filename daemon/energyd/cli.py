@@ -135,7 +135,14 @@ def top(
 @main.command()
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
-@click.option("--timeout", "timeout_s", default=20.0, show_default=True, help="Seconds a driver may take.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1, max=600),
+    default=20.0,
+    show_default=True,
+    help="Seconds a driver may take.",
+)
 def doctor(store: Path | None, as_json: bool, timeout_s: float) -> None:
     """Probe every sensor and say what is fit to measure with, what is not, and the cure.
 
