@@ -78,7 +78,10 @@ def doubt_line(rows: list[Row]) -> Iterator[str]:
             yield "no doubt is stated for these energies"
         return
     total = [
-        100 * r["u_total_j"] / r["total_j"] for r in known if r["u_total_j"] is not None and r["total_j"]
+        100 * r["u_total_j"] / r["total_j"]
+        for r in known
+        # Of what is hardly known at all, per cent say nothing.
+        if r["u_total_j"] is not None and r["total_j"] and r["u_random_j"] < 0.5 * r["total_j"]
     ]
     whole = ""
     if total:
