@@ -8,7 +8,7 @@ over more than one stage: what it says of the last 20 s holds for each stage ins
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Reversible
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -40,10 +40,15 @@ class Beat:
         return (0.75 * self.bias * energy_j) ** 2 + swing_j**2
 
 
-def beat(reads: Iterable[Anchor], t0_ns: int, t1_ns: int, sensing: Sensing, step_ns: int) -> Beat:
+def beat(reads: Reversible[Anchor], t0_ns: int, t1_ns: int, sensing: Sensing, step_ns: int) -> Beat:
     """What the reads around a window say; no beat where they are too few to tell."""
-    near = [r for r in reads if t0_ns - SPAN_NS <= r.t_ns <= t1_ns + SPAN_NS]
-    near = [r for r in near if r.segment == near[-1].segment]
+    near: list[Anchor] = []
+    for read in reversed(reads):  # a step loop asks often: the newest come first, and few are near
+        if read.t_ns < t0_ns - SPAN_NS or (near and read.segment != near[0].segment):
+            break
+        if read.t_ns <= t1_ns + SPAN_NS:
+            near.append(read)
+    near.reverse()
     if len(near) < 2:
         return Beat()
     first, last = near[0], near[-1]
