@@ -11,7 +11,7 @@ CREATE MACRO raw_baselines(idle) AS TABLE
   SELECT e.run_id, e.device, e.stage_id AS baseline_id, e.stage AS baseline, e.t1_ns, e.mean_w AS baseline_w,
     e.u_random_j * 1e9 / nullif(e.t1_ns - e.t0_ns, 0) AS u_baseline_w,
     CASE WHEN e.mean_w IS NULL THEN 'its energy is unknown'
-      WHEN list_contains(e.flags, 'too_short') THEN 'it is too short'
+      WHEN list_contains(e.flags, 'too_short') THEN 'it is shorter than two periods of the sensor (CodeCarbon''s estimate: 1 s each)'
       WHEN e.overlap_s > 0 THEN 'another stage ran on the device meanwhile'
       WHEN EXISTS (FROM raw_stages c WHERE c.run_id = e.run_id AND c.parent_id = e.stage_id
         AND idle IS NULL AND c.name <> 'prerun' AND NOT starts_with(c.name, 'prerun.'))
