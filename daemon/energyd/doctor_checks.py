@@ -162,7 +162,7 @@ def check_agreement(case: Case) -> list[Row]:
 def _agreement_row(name: str, agreement: float, doubt: float, what: str) -> Row:
     if abs(agreement) <= max(_TOLERATED, 1.5 * doubt):
         return Row("agreement", name, "ok", what)
-    cure = "trust neither alone: stages carry the flag `disagree` or `aliased`, and their note says which was kept"
+    cure = "trust neither alone: stages are flagged `disagree` or `aliased`, with a note of which was kept"
     return Row("agreement", name, "degraded", what, cure)
 
 
