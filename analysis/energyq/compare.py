@@ -7,8 +7,7 @@ Two different questions, both answered:
   know (`energyq.spread`): runs on both sides (Welch's test); runs on one side, taken for the other too;
   repeated stages inside one run each; else nothing but the doubt of measurement. The last two say nothing of
   what changes from run to run, so `repeatability` is added. Its default of 0.5 % (k = 1) is an
-  assumption: repeats of three steps of one recorded training differ by 0.6 % (`tests/analysis`), and power
-  drifts with the die's temperature, on which leakage depends.
+  assumption; power drifts with the die's temperature, on which leakage depends.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Own energy, the counter beside it, less its children (`self`), less unrelated st
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import Any, Final
 
 from energyd.attribution import Known, charge, narrow
 from energyd.beats import Beat, beat
-from energyd.doubt import Device, K, counter_variance_j2, integral_variance_j2, reconcile
+from energyd.doubt import Device, counter_variance_j2, integral_variance_j2, reconcile, u_uj
 from energyd.energy import DeviceLog, Edge, Missing
 from energyd.sharing import Neighbours
 from energyd.spans import Span, SpanUnion
@@ -179,7 +178,7 @@ class Accountant:
                 counter = self._by_counter(stage, device, begin, end)
                 variance = integral_variance_j2(self._logs[device].sensing, begin, end, stage.doubt_ns)
                 beating = self._beat(device, stage.t0_ns, stage.t1_ns)
-                figure = reconcile(facts, integral, _u_uj(variance), counter, length_ns, beating)
+                figure = reconcile(facts, integral, u_uj(variance), counter, length_ns, beating)
                 flags |= figure.flags
                 # Parts of a stage are known by the integral alone: their shares of it are what is told.
                 scale = figure.energy_uj / integral if integral else 1.0
@@ -205,7 +204,7 @@ class Accountant:
         sensing = self._logs[device].sensing
         variance = counter_variance_j2(self.devices[device], sensing, (a, b), (begin, end), stage.doubt_ns)
         carried_ns = abs(begin.t_ns - a.t_ns) + abs(end.t_ns - b.t_ns)
-        return counter, _u_uj(variance), carried_ns
+        return counter, u_uj(variance), carried_ns
 
     def _beat(self, device: int, t0_ns: int, t1_ns: int) -> Beat:
         """How far integral and counter were apart around a window."""
@@ -282,11 +281,6 @@ class Accountant:
 def _covered(stage: Stage, other: Stage, active: Mapping[str, Stage]) -> bool:
     parent = active.get(stage.parent_id or "")
     return parent is not None and not parent.related(other)
-
-
-def _u_uj(variance_j2: float) -> int:
-    """Doubt in µJ, k = 2."""
-    return round(K * math.sqrt(variance_j2) * 1e6)
 
 
 def _uj(edge: Edge | Missing | None) -> int | None:

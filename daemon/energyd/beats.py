@@ -20,7 +20,10 @@ from energyd.unseen import edges_variance_j2, unseen_variance_j2
 SPAN_NS: Final = 20_000_000_000
 _FEWEST: Final = 4  # intervals between reads from which a swing can be told from the counter's own step
 _BEYOND: Final = 2.5  # times the expected square: noise alone exceeds that in 1 of 100 cases at ten intervals
-_GAIN_SHARE: Final = 0.015  # by which two sensors of one board may differ
+
+GAIN_SHARE: Final = 0.015
+"""By how much two sensors of one board may differ in gain before that is worth a flag. Seen on an H100: 0.0
+to 0.7 % over windows of 10 s and more (docs/results/accuracy-h100.md)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def beat(reads: Reversible[Anchor], t0_ns: int, t1_ns: int, sensing: Sensing, st
     whole_j = abs(_off_j(first, last))
     known_j2 = step_j2 + unseen_variance_j2(sensing, first.rough, last.rough)
     sure_j = 2 * math.sqrt(known_j2 + edges_variance_j2(sensing, first, last))
-    bias = max(0.0, whole_j - sure_j - _GAIN_SHARE * counter_j) and whole_j / counter_j
+    bias = max(0.0, whole_j - sure_j - GAIN_SHARE * counter_j) and whole_j / counter_j
     if sensing.kind != "point" or len(off) < _FEWEST:
         return Beat(bias)
     square, noise = sum(x * x for x in off) / len(off), sum(expected) / len(expected)

@@ -11,18 +11,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from energyd.beats import Beat
+from energyd.beats import GAIN_SHARE, Beat
 from energyd.energy import Edge
 from energyd.sensing import Sensing
 from energyd.stages import Anchor
-from energyd.unseen import edges_variance_j2, unseen_variance_j2
+from energyd.unseen import edges_variance_j2, place_variance_j2, unseen_variance_j2
 
 K: Final = 2.0
 _RECT: Final = 1 / 3  # variance of a value that lies anywhere within ±1
-
-GAIN_SHARE: Final = 0.015
-"""By how much two sensors of one board may differ in gain before that is worth a flag. Seen on an H100: 0.0
-to 0.7 % over windows of 10 s and more (docs/results/accuracy-h100.md)."""
 
 FLOOR_W: Final = 5.0
 """Systematic error of a GPU's sensor at low power, W: NVIDIA's older ±5 W; a share of little is less."""
@@ -79,10 +75,14 @@ def counter_variance_j2(
         variance += step_s**2 / 12 * (read.p_w**2 + read.range_w**2)
         variance += unseen_variance_j2(sensing, read.rough, edge.rough)
         variance += abs(edge.bridge_j2 - read.bridge_j2) + edge.split_j2
-        variance += (0.15 * sensing.edge_ns / 1e9) ** 2 * (edge.range_w**2 + read.range_w**2)
-        variance += (sensing.hidden_ns / 1e9) ** 2 * (edge.p_w**2 + read.p_w**2)
+        variance += place_variance_j2(sensing, edge) + place_variance_j2(sensing, read)
     marker = (doubt_ns / 1e9) ** 2 * _RECT * max(edge.p_w for edge in edges) ** 2
     return variance + marker
+
+
+def u_uj(variance_j2: float) -> int:
+    """Doubt in µJ, k = 2."""
+    return round(K * math.sqrt(variance_j2) * 1e6)
 
 
 def reconcile(
@@ -131,8 +131,8 @@ def reconcile(
     return Figure(energy, method, u_random, u_total, u_integral_uj, u_counter, flags, note)
 
 
-def _beat_uj(beat: Beat, energy_uj: float, length_ns: int) -> float:
-    return K * 1e6 * math.sqrt(beat.variance_j2(energy_uj / 1e6, length_ns / 1e9))
+def _beat_uj(beat: Beat, energy_uj: float, length_ns: int) -> int:
+    return u_uj(beat.variance_j2(energy_uj / 1e6, length_ns / 1e9))
 
 
 def _parting(device: Device, beat: Beat) -> str:

@@ -14,17 +14,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from energyd.roughness import NONE, Roughness, Sums
+from energyd.roughness import I32, I64, NONE, Roughness, Sums
 from energyd.sensing import Sensing
 
 HALF_PJ_PER_UJ: Final = 2_000_000
 GUARD_NS: Final = 120_000_000_000
 """How much of the past stays in memory after its hour is sealed, for markers that come late."""
-
-I64 = NDArray[np.int64]
-I32 = NDArray[np.int32]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import numpy as np
 from energyd.accounting import CounterTrack
 from energyd.attribution import Known
 from energyd.bridging import bridge_uj, leapt
-from energyd.energy import I32, I64, Appended, DeviceLog, Edge, Totals, trapezoid_uj
+from energyd.energy import Appended, DeviceLog, Edge, Totals, trapezoid_uj
+from energyd.roughness import I32, I64
 from energyd.sensing import counter_lag_ns, counter_period_ns, sensing_of
 from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples, Share
 from energyd.stages import Anchor

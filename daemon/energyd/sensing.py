@@ -1,8 +1,8 @@
 """What does each kind of sensor see of the power, and how far may its stamps be off?
 
 The figures are shares of periods that the probe measured; nothing is keyed on a model's name, though the
-shares were found on the sensors of an H100. Where they come
-from, and the test that holds them to the truth: docs/measurement.md.
+shares were found on the sensors of an H100. Where they come from, and the test that holds them to the truth:
+docs/measurement.md.
 """
 
 from __future__ import annotations

@@ -28,11 +28,15 @@ class _Place(Protocol):
 
 
 def edges_variance_j2(sensing: Sensing, begin: _Place, end: _Place) -> float:
-    """Of where an integral begins and ends, J²: edges, lag, and swings that no sample shows."""
-    edges_w2 = begin.range_w**2 + end.range_w**2
-    # Where power changes, a sample cannot tell when within its own time it did.
-    edge = (0.15 * sensing.edge_ns / 1e9) ** 2 * edges_w2
+    """Of where an integral begins and ends, J²: both places, and a lag that they share."""
     # All stamps late by the same: what flows in at the end is not what flowed out at the begin.
-    lag = (sensing.lag_doubt_ns / 1e9) ** 2 / 3 * ((end.p_w - begin.p_w) ** 2 + edges_w2)
-    hidden = (sensing.hidden_ns / 1e9) ** 2 * (begin.p_w**2 + end.p_w**2)
-    return edge + lag + hidden
+    steps_w2 = (end.p_w - begin.p_w) ** 2 + begin.range_w**2 + end.range_w**2
+    lag = (sensing.lag_doubt_ns / 1e9) ** 2 / 3 * steps_w2
+    return place_variance_j2(sensing, begin) + place_variance_j2(sensing, end) + lag
+
+
+def place_variance_j2(sensing: Sensing, at: _Place) -> float:
+    """Of one instant's place in the integral, J²: a flank within a sample, and swings that none shows."""
+    # Where power changes, a sample cannot tell when within its own time it did.
+    flank_j = 0.15 * sensing.edge_ns / 1e9 * at.range_w
+    return flank_j**2 + (sensing.hidden_ns / 1e9 * at.p_w) ** 2

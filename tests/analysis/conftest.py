@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import pty
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,22 @@ ENV = {
     "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("client", "daemon", "pipelines", "analysis")),
     "NO_COLOR": "1",
 }
+
+
+def on_terminal(command: list[str], env: dict[str, str], columns: int | None = None) -> str:
+    """What a command prints on a terminal (of so many columns); it must exit 0."""
+    master, slave = pty.openpty()
+    if columns is not None:
+        termios.tcsetwinsize(slave, (40, columns))
+    with subprocess.Popen(command, stdout=slave, env=env) as process:
+        os.close(slave)
+        text = b""
+        with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
+            while piece := os.read(master, 4096):
+                text += piece
+    os.close(master)
+    assert process.returncode == 0
+    return text.decode()
 
 
 @pytest.fixture

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from math import hypot, sqrt
 from pathlib import Path
@@ -17,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from analysis.conftest import ENV
+from analysis.conftest import ENV, on_terminal
 from analysis.energy_store import MS, T0, S, Store
 from energyd.store.read import open_reader
 
@@ -190,19 +186,9 @@ def test_work_inside_a_prerun_stage_and_another_runs_prerun_are_no_baselines(sto
 
 def terminal(root: Path, *args: str, columns: int) -> list[str]:
     """Lines of `energyq` on a terminal of so many columns."""
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (40, columns))
     command = [sys.executable, "-W", "error", "-m", "energyq", *args, "--store", str(root)]
     env = {k: v for k, v in ENV.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
-    with subprocess.Popen(command, stdout=slave, env=env) as process:
-        os.close(slave)
-        text = b""
-        with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
-            while piece := os.read(master, 4096):
-                text += piece
-    os.close(master)
-    assert process.returncode == 0
-    return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+    return re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(command, env, columns)).splitlines()
 
 
 def report(store: Store) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import os
-import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from analysis.conftest import ENV
+from analysis.conftest import ENV, on_terminal
 from analysis.energy_store import HOUR, MS, T0, S, Store, tail_of
 
 Energyq = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -402,20 +400,11 @@ def test_beside_a_daemon_every_command_sees_what_it_holds(
 
 
 def test_on_a_terminal_the_table_is_the_default_and_no_color_is_honoured(root: Path) -> None:
-    def on_terminal(**env: str) -> str:
-        master, slave = pty.openpty()
+    def asked(**env: str) -> str:
         command = [sys.executable, "-m", "energyq", "--store", str(root), "SELECT 7 AS n"]
-        with subprocess.Popen(command, stdout=slave, env=ENV | {"TERM": "xterm-256color"} | env) as process:
-            os.close(slave)
-            text = b""
-            with contextlib.suppress(OSError):  # the end of a terminal is an error on Linux
-                while piece := os.read(master, 4096):
-                    text += piece
-        os.close(master)
-        assert process.returncode == 0
-        return text.decode()
+        return on_terminal(command, ENV | {"TERM": "xterm-256color"} | env)
 
-    plain = on_terminal(NO_COLOR="1")
+    plain = asked(NO_COLOR="1")
     assert [line.strip() for line in plain.splitlines()][-1] == "7"
     assert "─" in plain
     assert "\x1b[3" not in plain

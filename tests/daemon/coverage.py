@@ -158,6 +158,7 @@ class Coverage:
     error_j: list[float] = field(default_factory=list)
     u_j: list[float] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
+    aliased: int = 0  # windows with that flag
     clusters: list[int] = field(default_factory=list)  # windows of each load: they share its luck
 
     def add(self, kind: str, row: dict[str, Any], truth_j: float) -> None:
@@ -165,6 +166,7 @@ class Coverage:
         self.error_j.append(row["energy_uj"] / 1e6 - truth_j)
         self.u_j.append(row["u_random_uj"] / 1e6)
         self.kinds.append(kind)
+        self.aliased += "aliased" in row["flags"]
 
     @property
     def share(self) -> float:
@@ -202,17 +204,18 @@ class Coverage:
 SOURCES = ["ring", "instant", "average", "counter bridge"]
 
 
-def measure(source: str, loads: int, seed: int = 1) -> Coverage:
+def measure(source: str, loads: int, seed: int = 1, *, with_counter: bool = False) -> Coverage:
+    """Windows of random loads; instant power is spared those near its period. A ring has a counter anyway."""
     rng = np.random.default_rng(seed)
     coverage = Coverage()
     bridge = source == "counter bridge"
     device = INFOS["ring" if bridge else source]
-    done = 0
-    while done < loads:
+    if with_counter:
+        device = replace(device, sensors=(COUNTER,))
+    while len(coverage.clusters) < loads:
         load = random_load(rng, LENGTH_NS)
         if source == "instant" and is_near_a_period(load):
             continue
-        done += 1
         hole = None
         if bridge:
             begin = int(rng.integers(5 * S, LENGTH_NS - 10 * S))
@@ -223,20 +226,3 @@ def measure(source: str, loads: int, seed: int = 1) -> Coverage:
             coverage.add(load.kind, row, float(load.energy_j(b) - load.energy_j(a)))
         coverage.clusters.append(len(windows))
     return coverage
-
-
-def measure_with_counter(source: str, loads: int, seed: int = 1) -> tuple[Coverage, int]:
-    """Coverage of a polled source that has a counter beside it, and how many windows were flagged aliased."""
-    rng = np.random.default_rng(seed)
-    coverage, flagged = Coverage([], []), 0
-    device = replace(INFOS[source], sensors=(COUNTER,))
-    while len(coverage.u_j) < loads * WINDOWS_A_LOAD:
-        load = random_load(rng, LENGTH_NS)
-        if is_near_a_period(load):
-            continue
-        windows = random_windows(rng)
-        for row, (a, b) in zip(energies(rng, device, load, windows), windows, strict=True):
-            coverage.add(load.kind, row, float(load.energy_j(b) - load.energy_j(a)))
-            flagged += "aliased" in row["flags"]
-        coverage.clusters.append(WINDOWS_A_LOAD)
-    return coverage, flagged

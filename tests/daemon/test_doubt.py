@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from energyd.doubt import GAIN_SHARE, Device, Figure, integral_variance_j2, reconcile
+from energyd.beats import GAIN_SHARE
+from energyd.doubt import Device, Figure, integral_variance_j2, reconcile
 from energyd.energy import Edge
 from energyd.sensing import Sensing, counter_lag_ns, counter_period_ns, sensing_of
 from energyd.sources import DeviceInfo, SensorInfo

@@ -12,7 +12,7 @@ from typing import Final
 import duckdb
 import numpy as np
 
-from energyd.energy import I32, I64
+from energyd.roughness import I32, I64
 from energyd.store import TABLES, Layout
 from energyd.store.catalogue import write_catalogue
 from energyd.store.write import HotStore, StoreError, copy_parquet

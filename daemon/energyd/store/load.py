@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from energyd.energy import I32, I64, Gap, Totals
-from energyd.roughness import NONE
+from energyd.energy import Gap, Totals
+from energyd.roughness import I32, I64, NONE
 from energyd.store import TABLES, Layout, hour_of_sealed
 from energyd.store.live import newest_live_t_ns
 from energyd.store.write import HotStore
