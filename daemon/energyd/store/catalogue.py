@@ -1,7 +1,12 @@
 """What does any DuckDB tool see of the store? energy.duckdb: views and macros, no data.
 
-Written aside and renamed, so that a tool opens either the old one or the new one. It names files by their
-full path and at most a minute old; a moved store gets a new catalogue at the next start of a daemon.
+Written aside and renamed. It names files by their full path and at most a minute old; a moved store gets a
+new catalogue at the next start of a daemon.
+
+DuckDB 2.0 opens a database three times by its name and reads the headers in the second, the data in the
+third (strace shows it): a tool that opens in the tenth of a millisecond of the rename may be told "No more
+data remaining in MetadataReader". With the third open held back by strace, 3 of 8 opens failed so, none read
+wrong rows; opening again cures it.
 """
 
 from __future__ import annotations
