@@ -168,7 +168,7 @@ class Recorder:
         self.ledger.settle(now_ns)
         for incoming in markers:
             if isinstance(incoming, ClientGone):
-                self.tracker.client_gone(incoming.client, incoming.t_ns, incoming.doubt_ns)
+                self.tracker.client_gone(incoming.client, incoming.t_ns, incoming.doubt_ns, incoming.uid)
             else:
                 self._marker_safely(incoming)
         self.accountant.resolve_begins()

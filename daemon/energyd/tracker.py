@@ -52,9 +52,13 @@ class Tracker:
                 self.touched |= {s.stage_id for s in self.stages.values() if s.run_id == run.run_id}
         return refusal
 
-    def client_gone(self, client: str, t_ns: int, doubt_ns: int) -> None:
-        """A process is dead: what it left open ends `aborted`, at the last moment it may have lived."""
-        for stage in [s for s in self.stages.values() if s.client == client and s.t1_ns is None]:
+    def client_gone(self, client: str, t_ns: int, doubt_ns: int, uid: int | None = None) -> None:
+        """A process is dead: what it left open ends `aborted`, at the last moment it may have lived.
+
+        What another user than `uid` began stays as it is: who claims a client's id cannot end its runs.
+        """
+        mine = [s for s in self.stages.values() if s.client == client and _same(s.uid, uid)]
+        for stage in [s for s in mine if s.t1_ns is None]:
             self._close(stage, max(t_ns, stage.t0_ns), "aborted")
             stage.doubt_ns = max(stage.doubt_ns, doubt_ns)
             stage.flags.add("aborted")
@@ -73,7 +77,7 @@ class Tracker:
                     None,
                 )
             )
-        for run in [r for r in self.runs.values() if r.client == client]:
+        for run in [r for r in self.runs.values() if r.client == client and _same(r.uid, uid)]:
             run.orphan = True
             self.touched_runs.add(run.run_id)
             self._end_if_orphaned(run, t_ns)
@@ -194,7 +198,7 @@ class Tracker:
         """Only the uid that began a run writes to it (uids come from the kernel)."""
         m = incoming.message
         run = self.runs.get(getattr(m, "run_id", ""))
-        if run is None or run.uid is None or incoming.uid is None or run.uid == incoming.uid:
+        if run is None or _same(run.uid, incoming.uid):
             return None
         return _refuse(
             m, "conflict", f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}", "run_id"
@@ -224,6 +228,11 @@ class Tracker:
         still = [s for s in self.stages.values() if s.run_id == run.run_id and s.t1_ns is None]
         if run.orphan and not still:
             self._end_run(run, t_ns, "aborted")
+
+
+def _same(uid: int | None, other: int | None) -> bool:
+    """Whether two uids, as far as known, are one user's."""
+    return uid is None or other is None or uid == other
 
 
 def _refuse(m: p.Marker, code: str, message: str, field: str) -> p.Refusal:

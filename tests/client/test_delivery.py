@@ -14,7 +14,7 @@ import energyd_client as energy
 from energyd_client import lifetime, outbox, reach, sender
 from energyd_client.errors import PermissionRefused
 from energyd_client.protocol import Hello
-from energyd_client.spool import read_spool
+from read_spool import read_spool
 
 
 def test_acks_empty_the_spool_and_a_clean_exit_removes_it(workplace, daemon):
