@@ -372,8 +372,8 @@ class Recorder:
         return log_.after(floor, self.committed.get(device, -1))
 
     def run_name(self, run_id: str) -> str:
-        """The name of a run, or its id once it is closed."""
-        run = self.tracker.runs.get(run_id)
+        """The name of a run, or its id once it is closed and forgotten."""
+        run = self.tracker.runs.get(run_id) or self.tracker.ended.get(run_id)
         return run.name if run else run_id
 
     def device_maps(self) -> list[dict[str, Any]]:
