@@ -26,6 +26,7 @@ class Peer:
     pid: int | None
     pidfd: int | None = None
     dead: bool = False  # before its HELLO was read
+    busy_from: int | None = None  # this marker of it was turned away, and so is what follows
 
 
 def credentials(address: str) -> tuple[int | None, int | None, int | None]:

@@ -168,14 +168,17 @@ class Recorder:
 
     def _take(self, now_ns: int) -> None:
         events, markers = self.inbox.take()
-        for event in events:
-            self._event(event, now_ns)
-        self.ledger.settle(now_ns)
-        for incoming in markers:
-            if isinstance(incoming, ClientGone):
-                self.tracker.client_gone(incoming.client, incoming.t_ns, incoming.doubt_ns, incoming.uid)
-            else:
-                self._marker_safely(incoming)
+        try:
+            for event in events:
+                self._event(event, now_ns)
+            self.ledger.settle(now_ns)
+        finally:  # what clients said is in no other place of this process
+            for incoming in markers:
+                if isinstance(incoming, ClientGone):
+                    gone = incoming
+                    self.tracker.client_gone(gone.client, gone.t_ns, gone.doubt_ns, gone.uid)
+                else:
+                    self._marker_safely(incoming)
         self.accountant.resolve_begins()
         newest = max([now_ns, *(log.last_t_ns or 0 for log in self.ledger.logs.values())])
         self._settled.update(self.accountant.settle(newest if self._trace.playing else now_ns))

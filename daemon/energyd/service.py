@@ -149,6 +149,7 @@ class Service:
             "sources": [s.source.name for s in self._samplers],
             "late_ms_p99": late_ms_p99(self._samplers),
             "refused": sum(intake.refused.values()),
+            "turned_away": intake.credit.turned_away,
             "clients": len(intake.peers.by_client),
         }
 
