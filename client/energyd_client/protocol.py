@@ -35,6 +35,7 @@ REFUSAL_CODES: Final = (
     "not_found",
     "conflict",
     "not_ready",
+    "busy",
 )
 
 

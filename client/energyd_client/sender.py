@@ -60,6 +60,7 @@ class Sender:
         self._settled_seq = 0  # up to here nothing is outstanding
         self._news = threading.Condition()  # guards waiting for _settled_seq
         self._credit = 1
+        self._held = False  # the daemon is busy: what it has turned away goes out again after the next ack
         self._wait_s = FIRST_WAIT_S
         self._patience_s = SILENCE_S
         self._progress = 0.0  # monotonic: last ack, or first marker sent after all was acked
@@ -164,7 +165,7 @@ class Sender:
                 if not (self._again or self._box.waiting()):  # else our death tells it, and the spool
                     self._link.send(pack(Bye()))
                 return True
-            if self._flying and now - self._progress >= self._patience_s:
+            if (self._flying or self._held) and now - self._progress >= self._patience_s:
                 self._patience_s = min(2 * self._patience_s, 20 * SILENCE_S)
                 return False
             if not self._rest(poller, now):
@@ -172,11 +173,11 @@ class Sender:
 
     def _rest(self, poller: zmq.Poller, now: float) -> bool:
         """Sleep until there is something to do, then let a batch gather. False: the connection is lost."""
-        room = len(self._flying) < self._credit
+        room = len(self._flying) < self._credit and not self._held
         self.asleep = room  # without room only an ack can help
         if not (room and self._box.fresh):  # looked at after `asleep` is set: no marker falls between
             wait_s = _IDLE_MS / 1000
-            if self._flying:
+            if self._flying or self._held:
                 wait_s = self._progress + self._patience_s - now
             if self._stop_at is not None:
                 wait_s = min(wait_s, self._stop_at - now)
@@ -194,7 +195,7 @@ class Sender:
 
     def _send(self) -> bool:
         """Send what the credit allows. False: nobody is connected any more."""
-        while len(self._flying) < self._credit:
+        while len(self._flying) < self._credit and not self._held:
             source = self._again or self._box.fresh
             if not source:
                 break
@@ -215,6 +216,7 @@ class Sender:
             message = self._link.receive()
             if isinstance(message, Ack):
                 self._settle(message.seq)
+                self._held = False
                 self._progress, self._acked = time.monotonic(), True
                 self._wait_s, self._patience_s = FIRST_WAIT_S, SILENCE_S
             elif isinstance(message, Welcome):
@@ -224,11 +226,14 @@ class Sender:
                     self._mute(message.message)
                 if message.code in ("version", "hello_first"):
                     return False
-                self._refused(message)
+                if message.code == "busy":
+                    self._turned_away(message.seq)
+                else:
+                    self._refused(message)
         return True
 
     def _welcomed(self, welcome: Welcome) -> None:
-        self._credit = max(1, welcome.credit)
+        self._credit, self._held = max(1, welcome.credit), False
         self._flying.extend(self._again)
         self._flying, self._again = deque(), self._flying
         self._settle(welcome.last_seq)
@@ -239,6 +244,14 @@ class Sender:
             while queue and queue[0][0] <= seq:
                 queue.popleft()
         self._tell()
+
+    def _turned_away(self, seq: int | None) -> None:
+        """The daemon has no room from `seq` on: nothing is lost, all of it goes out again in order."""
+        first = self._sent_seq if seq is None else seq
+        again = [item for item in self._flying if item[0] >= first]
+        self._flying = deque(item for item in self._flying if item[0] < first)
+        self._again.extendleft(reversed(again))
+        self._held = True
 
     def _refused(self, refusal: Refusal) -> None:
         """One marker is refused: it is dropped, the rest goes on."""

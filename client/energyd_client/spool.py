@@ -11,14 +11,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from energyd_client.protocol import MARKERS, MAX_FRAME_BYTES, Hello, Marker, unpack
+from energyd_client.protocol import MAX_FRAME_BYTES
 
 CAP_BYTES: Final = 64 * 2**20
 """A spool never grows beyond this."""
@@ -73,8 +72,8 @@ class Spool:
             raw = os.pread(self._fd, max(limit_bytes, MAX_FRAME_BYTES + _HEAD.size), offset)
         except OSError:
             raw = b""
-        frames = list(_frames(raw))
-        return [data for data, _ in frames], offset + (frames[-1][1] if frames else 0)
+        whole = list(frames(raw))
+        return [data for data, _ in whole], offset + (whole[-1][1] if whole else 0)
 
     def release(self, outstanding: Sequence[bytes]) -> None:
         """Forget the acknowledged part, if the file is worth the work. `outstanding`: all that is not."""
@@ -105,45 +104,6 @@ class Spool:
         self._fd = -1
 
 
-def read_frames(file: Path | int) -> list[bytes]:
-    """The raw messages of a spool, as far as they are whole; `file` is a path or an open descriptor.
-
-    For the daemon, which does not trust them: it checks owner, types and bounds itself. Never follows
-    a link, never blocks on a pipe. Raises OSError if the file cannot be read.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    fd = file if isinstance(file, int) else os.open(file, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return []
-        raw = bytearray()
-        while len(raw) <= CAP_BYTES and (chunk := os.pread(fd, 2**20, len(raw))):
-            raw += chunk
-    finally:
-        if fd != file:
-            os.close(fd)
-    return [data for data, _ in _frames(bytes(raw))]
-
-
-def read_spool(path: Path) -> tuple[Hello | None, list[Marker]]:
-    """Who wrote a spool and its markers in order; a torn tail ends it, an unknown message is passed over.
-
-    Raises OSError if the file cannot be read.
-    """
-    hello: Hello | None = None
-    markers: list[Marker] = []
-    for data in read_frames(path):
-        try:
-            message = unpack(data)
-        except ValueError:
-            continue
-        if isinstance(message, Hello):
-            hello = message
-        elif isinstance(message, MARKERS):
-            markers.append(message)
-    return hello, markers
-
-
 def _create(path: Path, content: bytes) -> int:
     """A spool with `content` and our lock on it, which appears under its name only when it has both.
 
@@ -169,8 +129,8 @@ def _frame(data: bytes) -> bytes:
     return _HEAD.pack(len(data), zlib.crc32(data)) + data
 
 
-def _frames(raw: bytes) -> Iterator[tuple[bytes, int]]:
-    """Whole frames of `raw` and where each ends; stops at the first that is torn or damaged."""
+def frames(raw: bytes) -> Iterator[tuple[bytes, int]]:
+    """Whole messages of `raw` and where each ends; stops at the first that is torn or damaged."""
     start = 0
     while start + _HEAD.size <= len(raw):
         length, crc = _HEAD.unpack_from(raw, start)

@@ -10,6 +10,9 @@ from energyd.recorder import Recorder
 from energyd.store.columns import schema
 from energyd_client import protocol as p
 
+_COLUMNS = [name for name, _ in schema()["stages_log"]]
+_T0, _T1, _STATE = (_COLUMNS.index(name) for name in ("t0_ns", "t1_ns", "state"))
+
 
 class Answers:
     """Answers the questions of PROTOCOL.md. Called by the wire thread."""
@@ -68,8 +71,13 @@ class Answers:
                         "cum_uj": cum.astype("<i8").tobytes(),
                     }
             rows = {table: list(new) for table, new in r.recent.items() if new}
-            rows.setdefault("runs_log", []).extend(run.row() for run in r.tracker.runs.values())
-            rows.setdefault("stages_log", []).extend(stage.row() for stage in r.tracker.stages.values())
+            runs, stages = rows.setdefault("runs_log", []), rows.setdefault("stages_log", [])
+            runs.extend(run.row() for run in r.tracker.runs.values())
+            stages.extend(stage.row() for stage in r.tracker.stages.values())
+            # What has ended and waits for its commit; a stage's energy is pending until that.
+            runs.extend(r.waiting_rows("runs_log"))
+            waiting = r.waiting_rows("stages_log")
+            stages.extend((*row[:_STATE], "ended", *row[_STATE + 1 :]) for row in waiting)
             return {
                 "hour": r.hour,
                 "watermark_ns": max(r.committed.values(), default=None),
@@ -89,13 +97,15 @@ class Answers:
             if stage is not None:
                 t0_ns, t1_ns, state, energies = stage.t0_ns, stage.t1_ns, stage.state, []
             else:
-                names = [c for c, _ in schema()["energies"]]
-                energies = [dict(zip(names, row, strict=True)) for row in r.finals.get(question.stage_id, [])]
-                if not energies:
+                done, stored = r.done(question.stage_id)
+                if done is None:
                     return p.Refusal(
                         "not_found", f"no stage {question.stage_id} in the last hour; ask energyq", "stage_id"
                     )
-                t0_ns, t1_ns, state = energies[0]["t0_ns"], energies[0]["t1_ns"], "final"
+                row, costs = done
+                names = [c for c, _ in schema()["energies"]]
+                energies = [dict(zip(names, cost, strict=True)) for cost in costs]
+                t0_ns, t1_ns, state = row[_T0], row[_T1], "final" if stored else "ended"
             body: dict[str, Any] = {"stage_id": question.stage_id, "state": state, "energies": energies}
             if question.power:
                 body["power"] = {}

@@ -24,11 +24,15 @@ class Declared:
 
 @dataclass(frozen=True)
 class ClientGone:
-    """A client process died or said goodbye. `t_ns`: store time of its last sign of life."""
+    """A client process died or said goodbye. `t_ns`: store time of its last sign of life.
+
+    Only what that `uid` began is closed by it; None: whoever began it.
+    """
 
     client: str
     t_ns: int
     doubt_ns: int
+    uid: int | None = None
 
 
 class Inbox:

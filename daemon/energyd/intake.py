@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,14 @@ from typing import Any, Final
 
 import zmq
 
+from energyd.credit import BOUND, Credit
+from energyd.departures import Departures
 from energyd.inbox import ClientGone, Inbox
-from energyd.peers import DeadSpool, Peer, Peers, dead_spools
+from energyd.peers import Peer, Peers, credentials
 from energyd.publisher import Publisher, bind_ipc
 from energyd.stages import Incoming
 from energyd.timeline import Timeline
 from energyd.wire import WireError, decode
-from energyd_client import clock
 from energyd_client import protocol as p
 from energyd_client.version import __version__
 
@@ -31,10 +31,6 @@ log = logging.getLogger("energyd")
 
 BURST: Final = 2_000
 """Frames read before the other sockets get their turn."""
-
-SPOOL_SCAN_S: Final = 1.0
-REJOIN_S: Final = 10.0
-"""After a start, how long a process that an earlier daemon knew may take to say HELLO again."""
 
 ARRIVAL_DOUBT_NS: Final = 100_000_000
 """Doubt of a stamp replaced by its arrival: senders batch for 20 ms, and again after a reconnect."""
@@ -56,31 +52,30 @@ class Intake:
         inbox: Inbox,
         timeline: Timeline,
         stored_seq: dict[str, int],
-        expected: set[str],
+        expected: dict[str, int | None],
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
-        # At a high-water mark libzmq loses what clients wrote (4.6 % measured): the credit window bounds.
-        self._router.setsockopt(zmq.RCVHWM, 0)
-        self._router.setsockopt(zmq.SNDHWM, 0)
+        # At a high-water mark libzmq loses what clients wrote (4.6 % measured): it lies, for each peer, far
+        # above what the credit allows. Only who floods meets it, or who does not read what he is told.
+        self._router.setsockopt(zmq.RCVHWM, 2 * BOUND)
+        self._router.setsockopt(zmq.SNDHWM, 2 * BOUND)
         self._router.setsockopt(zmq.MAXMSGSIZE, p.MAX_FRAME_BYTES)
         self._router.setsockopt(zmq.LINGER, 200)
         bind_ipc(self._router, endpoint)
         self._publisher = Publisher(self._context, publish)
         self._publish_endpoint = publish
-        self._spool = spool
         self._inbox = inbox
         self._timeline = timeline
         self._stored_seq = stored_seq  # the recorder's: what a reconnecting client need not send again
-        self._expected = expected  # clients with something open whom we have not heard yet
-        self._expect_until = time.monotonic() + REJOIN_S
         self.peers = Peers()
+        self._departures = Departures(spool, self.peers, expected, inbox, timeline, self._incoming)
+        self.credit = Credit()
         self.refused: dict[str, int] = {}
         self.answer: Answerer = lambda question: p.Refusal("not_ready", "the daemon is starting")
         self._outbox: deque[tuple[str, Any, Any]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = threading.Event()
-        self._collected: dict[str, tuple[int, Path]] = {}  # client: last seq, spool that waits for its commit
         self._thread = threading.Thread(target=self._loop, name="wire")
 
     # ---- called by other threads -----------------------------------------------------------------------
@@ -120,20 +115,17 @@ class Intake:
         poller.register(self._publisher.socket, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
         watched: dict[int, str] = {}  # pidfd: client
-        next_scan = 0.0
         while not self._stop.is_set():
-            ready = dict(poller.poll(int(SPOOL_SCAN_S * 1000)))
+            ready = dict(poller.poll(int(self._departures.wait_s() * 1000)))
             try:
                 if self._bell in ready:
                     os.eventfd_read(self._bell)
-                self._receive()
+                drained = self._receive()
                 self._publisher.subscriptions()
                 for fd in [fd for fd in watched if fd in ready]:
                     poller.unregister(fd)
-                    self._died(watched.pop(fd))
-                if time.monotonic() >= next_scan:
-                    next_scan = time.monotonic() + SPOOL_SCAN_S
-                    self._scan()
+                    self._departures.died(watched.pop(fd))
+                self._departures.turn(drained)
                 self._speak()
             except Exception:  # nothing a peer sends may end the service
                 log.exception("wire: unexpected error, going on")
@@ -148,15 +140,19 @@ class Intake:
         self._publisher.socket.close()
         self._context.term()
         self.peers.close()
+        self._departures.close()
         os.close(self._bell)
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Take what came, up to a burst; whether the socket was found empty."""
         markers: list[Incoming | ClientGone] = []
         arrived = self._timeline.now_ns()
+        drained = False
         for _ in range(BURST):
             try:
                 frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
+                drained = True
                 break
             identity, frame = frames[0].bytes, frames[-1]
             try:
@@ -168,6 +164,7 @@ class Intake:
                 self._refuse_frame(identity, frame, error)
         if markers:
             self._inbox.put_markers(markers)
+        return drained
 
     def _message(
         self,
@@ -190,15 +187,25 @@ class Intake:
         elif peer is None:
             raise WireError("hello_first", "say HELLO before anything else")
         elif isinstance(message, p.Bye):
-            out.append(ClientGone(peer.client, arrived_ns, 0))
-            self.peers.forget(peer.client)
+            if peer.busy_from is None:  # else its spool knows more, and its death tells
+                out.append(ClientGone(peer.client, arrived_ns, 0, peer.uid))
+                self.peers.forget(peer.client)
         else:
             assert isinstance(message, p.MARKERS)
-            out.append(self._incoming(peer, message, arrived_ns))
+            taken = self.credit.take(peer, message.seq)
+            if taken:
+                out.append(self._incoming(peer, message, arrived_ns))
+            elif taken is None:
+                self._turn_away(peer, message.seq)
 
     def _hello(self, identity: bytes, hello: p.Hello, address: str) -> None:
+        uid, owner = credentials(address)[0], self._departures.owner(hello.client)
+        if uid is not None and owner is not None and uid != owner:
+            raise WireError("conflict", f"client {hello.client} belongs to uid {owner}, not {uid}", "client")
         peer = self.peers.welcome(identity, hello, address)
-        self._expected.discard(peer.client)
+        self._departures.greeted(peer.client)
+        if peer.dead:
+            self._departures.died(peer.client)
         last = self._stored_seq.get(peer.client, 0)
         self._send(
             identity,
@@ -211,6 +218,12 @@ class Intake:
         if not peer.clock_ok or t_ns > arrived_ns + FUTURE_NS:
             t_ns, doubt = arrived_ns, ARRIVAL_DOUBT_NS
         return Incoming(peer.client, message, t_ns, arrived_ns, doubt, peer.uid, peer.gid, peer.pid)
+
+    def _turn_away(self, peer: Peer, seq: int) -> None:
+        if self.credit.turned_away == 1:  # once, or the log would be flooded too
+            log.warning("wire: %s (uid %s): more is said than can be stored", peer.client, peer.uid)
+        text = "too many markers wait to be stored: send this one and what follows after the next ack"
+        self._send(peer.identity, p.Refusal("busy", text, None, seq))
 
     def _refuse_frame(self, identity: bytes, frame: zmq.Frame, error: WireError) -> None:
         peer = self.peers.by_identity.get(identity)
@@ -228,7 +241,8 @@ class Intake:
                 continue
             peer = self.peers.by_client.get(to)
             if kind == "ack":
-                self._release_spool(to, what)
+                self._departures.stored(to, what)
+                self.credit.stored(to, what)
                 what = p.Ack(what)
             if peer is not None:
                 self._send(peer.identity, what)
@@ -238,54 +252,6 @@ class Intake:
             self._router.send_multipart([identity, p.pack(message)], zmq.DONTWAIT)
         except zmq.ZMQError:
             pass  # gone meanwhile; what it must know it asks again
-
-    # ---- the dead ------------------------------------------------------------------------------------------
-
-    def _died(self, client: str) -> None:
-        """A process is gone: take what it had left in socket and spool, then close what it left open."""
-        now = self._timeline.now_ns()
-        self._receive()  # its last words may still lie in the socket
-        self.peers.forget(client)
-        self._collect(next((s for s in dead_spools(self._spool) if s.hello.client == client), None))
-        self._inbox.put_markers([ClientGone(client, now, 0)])
-
-    def _scan(self) -> None:
-        """Spools of processes that died while no daemon, or an earlier one, was there."""
-        for spool in dead_spools(self._spool):
-            client = spool.hello.client
-            if client not in self.peers.by_client and client not in self._collected:
-                self._collect(spool)
-                self._expected.discard(client)
-                # When it died is not known, only that it had lived until its last marker.
-                now = self._timeline.now_ns()
-                last = self._timeline.to_store(spool.markers[-1].t_ns) if spool.markers else now
-                last = min(last, now) if spool.hello.boot_id == clock.boot_id() else now
-                self._inbox.put_markers([ClientGone(client, last, now - last)])
-        if self._expected and time.monotonic() > self._expect_until:
-            now = self._timeline.now_ns()
-            gone = [ClientGone(c, now, int(REJOIN_S * 1e9)) for c in self._expected]
-            self._inbox.put_markers(gone)
-            self._expected.clear()
-
-    def _release_spool(self, client: str, stored_seq: int) -> None:
-        """A dead client's spool goes once its last marker is stored, and not before."""
-        last_seq, path = self._collected.get(client, (0, None))
-        if path is not None and stored_seq >= last_seq:
-            path.unlink(missing_ok=True)
-            del self._collected[client]
-
-    def _collect(self, spool: DeadSpool | None) -> None:
-        if spool is None:
-            return
-        hello = spool.hello
-        clock_ok = hello.boot_id == clock.boot_id() and hello.timens == clock.timens_inode()
-        peer = Peer(b"", hello.client, clock_ok, spool.uid, spool.gid, hello.pid, None)
-        now = self._timeline.now_ns()
-        if spool.markers:
-            self._collected[hello.client] = (spool.markers[-1].seq, spool.path)
-            self._inbox.put_markers([self._incoming(peer, m, now) for m in spool.markers])
-        else:
-            spool.path.unlink(missing_ok=True)
 
 
 def _address(frame: zmq.Frame) -> str:

@@ -34,7 +34,7 @@ from energyd.stages import Incoming, Run, Stage
 from energyd.store import HOUR_NS, TABLES
 from energyd.store.live import Arrays, LiveFiles
 from energyd.store.load import Loaded
-from energyd.store.write import Batch, HotStore, StoreError
+from energyd.store.write import CLIENT_MEMORY_NS, Batch, HotStore, StoreError
 from energyd.timeline import Timeline, pair
 from energyd.trace import TraceRuns
 from energyd.tracker import Tracker
@@ -48,6 +48,10 @@ FIRST_EXPORT_S: Final = 2.0  # so that plain DuckDB tools see something soon
 CLOCKS_S: Final = 60.0
 SEAL_AFTER_NS: Final = 5_000_000_000
 """How long after an hour's end it is sealed: every device's samples of it have arrived by then."""
+
+
+Done = tuple[tuple[Any, ...], list[tuple[Any, ...]]]
+"""A stage whose energy is known: its row of stages_log, and of energies (none if charged to no device)."""
 
 
 class Voice(Protocol):
@@ -103,7 +107,8 @@ class Recorder:
         self._settled: dict[str, dict[int, int | None]] = {}
         self.hour = store.hour(timeline.now_ns() // HOUR_NS)
         self.host_id = store.meta("host_id") or ""
-        self.finals: dict[str, list[tuple[Any, ...]]] = {}  # stage: its rows of energies, this hour's
+        self.finals: dict[str, Done] = {}  # this hour's stages that are done
+        self._heard = dict.fromkeys(loaded.last_seq, timeline.now_ns())  # per client: its last commit
         # Newest sample of each device that is committed, in a live file, in a sealed file.
         self.committed: dict[int, int] = {}
         self._exported: dict[int, int] = {}
@@ -163,14 +168,17 @@ class Recorder:
 
     def _take(self, now_ns: int) -> None:
         events, markers = self.inbox.take()
-        for event in events:
-            self._event(event, now_ns)
-        self.ledger.settle(now_ns)
-        for incoming in markers:
-            if isinstance(incoming, ClientGone):
-                self.tracker.client_gone(incoming.client, incoming.t_ns, incoming.doubt_ns)
-            else:
-                self._marker_safely(incoming)
+        try:
+            for event in events:
+                self._event(event, now_ns)
+            self.ledger.settle(now_ns)
+        finally:  # what clients said is in no other place of this process
+            for incoming in markers:
+                if isinstance(incoming, ClientGone):
+                    gone = incoming
+                    self.tracker.client_gone(gone.client, gone.t_ns, gone.doubt_ns, gone.uid)
+                else:
+                    self._marker_safely(incoming)
         self.accountant.resolve_begins()
         newest = max([now_ns, *(log.last_t_ns or 0 for log in self.ledger.logs.values())])
         self._settled.update(self.accountant.settle(newest if self._trace.playing else now_ns))
@@ -279,8 +287,8 @@ class Recorder:
             self._batch = Batch()
             for table, rows in batch.rows.items():
                 self.recent[table] += rows
-            for row in batch.rows.get("energies", []):
-                self.finals.setdefault(row[1], []).append(row)
+            self.finals.update(_done(batch))
+            self._heard.update(dict.fromkeys(batch.clients, batch.now_ns))
             for device, added in batch.samples:
                 self.committed[device] = int(added.t_ns[-1])
             self._publish(batch)
@@ -332,6 +340,9 @@ class Recorder:
                 device_log.trim(end)
             self.hour = int(self._store.meta("hour") or self.hour + 1)
             self.finals.clear()
+            for client in [c for c, t_ns in self._heard.items() if t_ns < end - CLIENT_MEMORY_NS]:
+                for known in (self._heard, self.taken_seq, self.stored_seq):  # as the store has just done
+                    known.pop(client, None)
             # One switch for readers: what the old live files and `recent` hold is in sealed files now.
             self.live.switch({})
             self.recent = {t: [] for t in TABLES}
@@ -371,9 +382,18 @@ class Recorder:
         floor = max(self._exported.get(device, -1), self._sealed_to.get(device, -1))
         return log_.after(floor, self.committed.get(device, -1))
 
+    def waiting_rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Rows that the next commit is to write: many, while commits are refused."""
+        return list(self._batch.rows.get(table, []))
+
+    def done(self, stage_id: str) -> tuple[Done | None, bool]:
+        """A stage whose energy is known, and whether it is stored; None if there is none in memory."""
+        stored = self.finals.get(stage_id)
+        return (stored, True) if stored is not None else (_done(self._batch).get(stage_id), False)
+
     def run_name(self, run_id: str) -> str:
-        """The name of a run, or its id once it is closed."""
-        run = self.tracker.runs.get(run_id)
+        """The name of a run, or its id once it is closed and forgotten."""
+        run = self.tracker.runs.get(run_id) or self.tracker.ended.get(run_id)
         return run.name if run else run_id
 
     def device_maps(self) -> list[dict[str, Any]]:
@@ -391,6 +411,13 @@ class Recorder:
                 }
             )  # fmt: skip
         return maps
+
+
+def _done(batch: Batch) -> dict[str, Done]:
+    done: dict[str, Done] = {row[1]: (row, []) for row in batch.rows.get("stages_log", [])}
+    for row in batch.rows.get("energies", []):
+        done[row[1]][1].append(row)
+    return done
 
 
 def _final_message(

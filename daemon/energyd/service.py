@@ -80,7 +80,8 @@ class Service:
         self._started_ns = line.now_ns()
         inbox = Inbox()
         ledger = Ledger(line, loaded.devices, "daemon_down" if loaded.same_boot else "reboot")
-        expected = {s[0]["client"] for s in loaded.stages} | {r["client"] for r in loaded.runs if r["client"]}
+        left = [*(s[0] for s in loaded.stages), *loaded.runs]
+        expected = {row["client"]: row["uid"] for row in left if row["client"]}
         intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
@@ -148,6 +149,7 @@ class Service:
             "sources": [s.source.name for s in self._samplers],
             "late_ms_p99": late_ms_p99(self._samplers),
             "refused": sum(intake.refused.values()),
+            "turned_away": intake.credit.turned_away,
             "clients": len(intake.peers.by_client),
         }
 

@@ -79,6 +79,7 @@ class Run:
     status: str = "open"
     orphan: bool = False  # its creator is gone; the last process's death ends it
     pids: set[int] = field(default_factory=set)  # processes that have spoken of it
+    members: set[str] = field(default_factory=set)  # clients that have, and are not gone
 
     def row(self) -> tuple[Any, ...]:
         """As a row of runs_log."""

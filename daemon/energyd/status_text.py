@@ -21,9 +21,10 @@ def lines(body: dict[str, Any]) -> list[str]:
             reason = f": {domain['reason']}" if domain["reason"] else ""
             out.append(f"  {domain['domain']:<8} {domain['state']}{reason}")
     late = "–" if body["late_ms_p99"] is None else f"{body['late_ms_p99']:.1f} ms"
+    busy = f", turned away {body['turned_away']}" if body.get("turned_away") else ""
     out += [
         f"  samples  {body['samples']}, gaps {body['gaps']}, reads late p99 {late}",
-        f"  markers  {body['markers']}, refused {body['refused']}, clients {body['clients']}",
+        f"  markers  {body['markers']}, refused {body['refused']}{busy}, clients {body['clients']}",
         f"  stages   {body['open_stages']} open, {body['pending_stages']} pending",
     ]
     return out

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from energyd.stages import Incoming, Run, Stage, to_json
 from energyd_client import protocol as p
 
 Rows = defaultdict[str, list[tuple[Any, ...]]]
+
+REMEMBERED: Final = 10_000
+"""Ended runs that are known, so that a child heard after its run's end joins that one."""
 
 
 class Tracker:
@@ -22,6 +25,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self.ended: dict[str, Run] = {}  # the newest REMEMBERED ones; their rows are written
         self.stages: dict[str, Stage] = {}  # open, or ended with energy pending
         self.rows: Rows = defaultdict(list)
         self.touched: set[str] = set()  # stages whose row or memo changed since the last commit
@@ -37,7 +41,12 @@ class Tracker:
             if stage.run_id in self.runs:
                 self.runs[stage.run_id].pids |= stage.run_pids
                 stage.run_pids = self.runs[stage.run_id].pids
+                if stage.t1_ns is None:
+                    self.runs[stage.run_id].members.add(stage.client)
         self.news |= set(self.stages)
+        for run in list(self.runs.values()):
+            ends = [s.t1_ns for s in stages if s.run_id == run.run_id and s.t1_ns is not None]
+            self._end_if_deserted(run, max(ends, default=run.t0_ns))
 
     def apply(self, incoming: Incoming) -> p.Refusal | None:
         """Take one marker. A refused marker is journaled all the same, unless it is another user's."""
@@ -46,15 +55,21 @@ class Tracker:
         if refusal is None:
             self.rows["markers"].append(_journal(incoming))
             refusal = getattr(self, f"_{m.TYPE}")(incoming, m)
-            run = self.runs.get(getattr(m, "run_id", ""))
+            run = self._known(getattr(m, "run_id", ""))
+            if run is not None:
+                run.members.add(incoming.client)
             if run is not None and incoming.pid is not None and incoming.pid not in run.pids:
                 run.pids.add(incoming.pid)
                 self.touched |= {s.stage_id for s in self.stages.values() if s.run_id == run.run_id}
         return refusal
 
-    def client_gone(self, client: str, t_ns: int, doubt_ns: int) -> None:
-        """A process is dead: what it left open ends `aborted`, at the last moment it may have lived."""
-        for stage in [s for s in self.stages.values() if s.client == client and s.t1_ns is None]:
+    def client_gone(self, client: str, t_ns: int, doubt_ns: int, uid: int | None = None) -> None:
+        """A process is dead: what it left open ends `aborted`, at the last moment it may have lived.
+
+        What another user than `uid` began stays as it is: who claims a client's id cannot end its runs.
+        """
+        mine = [s for s in self.stages.values() if s.client == client and _same(s.uid, uid)]
+        for stage in [s for s in mine if s.t1_ns is None]:
             self._close(stage, max(t_ns, stage.t0_ns), "aborted")
             stage.doubt_ns = max(stage.doubt_ns, doubt_ns)
             stage.flags.add("aborted")
@@ -73,10 +88,13 @@ class Tracker:
                     None,
                 )
             )
-        for run in [r for r in self.runs.values() if r.client == client]:
+        for run in [r for r in self.runs.values() if r.client == client and _same(r.uid, uid)]:
             run.orphan = True
             self.touched_runs.add(run.run_id)
             self._end_if_orphaned(run, t_ns)
+        for run in [r for r in self.runs.values() if client in r.members and _same(r.uid, uid)]:
+            run.members.discard(client)
+            self._end_if_deserted(run, t_ns)
         self._processes.pop(client, None)
 
     def active(self) -> Iterator[Stage]:
@@ -97,10 +115,11 @@ class Tracker:
     # ---- one method a marker, named by its type ----------------------------------------------------
 
     def _run_begin(self, incoming: Incoming, m: p.RunBegin) -> p.Refusal | None:
-        run = self.runs.get(m.run_id)
+        run = self._known(m.run_id)
         if run is not None and run.client is not None:
             return _refuse(m, "conflict", f"run {m.run_id} has begun already", "run_id")
-        run = run or self._new_run(incoming, m.run_id)
+        if run is None or self.ended.pop(m.run_id, None) is not None:  # only children had spoken of it
+            run = self._new_run(incoming, m.run_id, run.labels if run is not None else {})
         run.name, run.t0_ns, run.client = m.name, incoming.t_ns, incoming.client
         run.labels = {**run.labels, **m.labels}  # a joined child may have labelled it before
         run.env, run.git_commit, run.pid = m.env, m.git_commit, incoming.pid
@@ -108,9 +127,9 @@ class Tracker:
         return None
 
     def _labels(self, incoming: Incoming, m: p.RunLabels) -> p.Refusal | None:
-        run = self.runs.get(m.run_id)
-        if run is None:
-            return _refuse(m, "not_found", f"no open run {m.run_id} to label", "run_id")
+        if m.run_id in self.ended:
+            return _refuse(m, "not_found", f"run {m.run_id} has ended, its labels are written", "run_id")
+        run = self.runs.get(m.run_id) or self._new_run(incoming, m.run_id)
         run.labels = {**m.labels, **run.labels}
         self.touched_runs.add(run.run_id)
         return None
@@ -125,14 +144,14 @@ class Tracker:
     def _begin(self, incoming: Incoming, m: p.StageBegin) -> p.Refusal | None:
         if m.stage_id in self.stages:
             return _refuse(m, "conflict", f"stage {m.stage_id} has begun already", "stage_id")
-        if m.run_id not in self.runs:  # a child process may be heard before its parent
-            self._new_run(incoming, m.run_id)
+        # A child may be heard before its parent begins the run, and after it has ended it.
+        run = self._known(m.run_id) or self._new_run(incoming, m.run_id)
         parent = self.stages.get(m.parent_id) if m.parent_id else None
         stage = Stage(
             run_id=m.run_id, stage_id=m.stage_id, name=m.name, t0_ns=incoming.t_ns, client=incoming.client,
             parent_id=m.parent_id, named=m.devices, process=self._processes.get(incoming.client),
             uid=incoming.uid, pid=incoming.pid, doubt_ns=incoming.doubt_ns,
-            run_pids=self.runs[m.run_id].pids,
+            run_pids=run.pids,
         )  # fmt: skip
         if parent is not None:
             stage.ancestors = (*parent.ancestors, parent.stage_id)
@@ -193,15 +212,18 @@ class Tracker:
     def _not_his(self, incoming: Incoming) -> p.Refusal | None:
         """Only the uid that began a run writes to it (uids come from the kernel)."""
         m = incoming.message
-        run = self.runs.get(getattr(m, "run_id", ""))
-        if run is None or run.uid is None or incoming.uid is None or run.uid == incoming.uid:
+        run = self._known(getattr(m, "run_id", ""))
+        if run is None or _same(run.uid, incoming.uid):
             return None
         return _refuse(
             m, "conflict", f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}", "run_id"
         )
 
-    def _new_run(self, incoming: Incoming, run_id: str) -> Run:
-        run = Run(run_id, run_id, incoming.t_ns, None, incoming.uid, incoming.pid)
+    def _known(self, run_id: str) -> Run | None:
+        return self.runs.get(run_id) or self.ended.get(run_id)
+
+    def _new_run(self, incoming: Incoming, run_id: str, labels: dict[str, Any] | None = None) -> Run:
+        run = Run(run_id, run_id, incoming.t_ns, None, incoming.uid, incoming.pid, labels or {})
         self.runs[run_id] = run
         self.touched_runs.add(run_id)
         return run
@@ -218,12 +240,24 @@ class Tracker:
         run.t1_ns, run.status = max(t_ns, run.t0_ns), status
         self.rows["runs_log"].append(run.row())
         self.touched_runs.add(run.run_id)
-        del self.runs[run.run_id]
+        self.ended[run.run_id] = self.runs.pop(run.run_id)
+        while len(self.ended) > REMEMBERED:
+            del self.ended[next(iter(self.ended))]
+
+    def _end_if_deserted(self, run: Run, t_ns: int) -> None:
+        """A run that only children have spoken of ends with the last of them: its own may be long over."""
+        if run.client is None and not run.members and run.run_id in self.runs:
+            self._end_run(run, t_ns, "aborted")
 
     def _end_if_orphaned(self, run: Run, t_ns: int) -> None:
         still = [s for s in self.stages.values() if s.run_id == run.run_id and s.t1_ns is None]
         if run.orphan and not still:
             self._end_run(run, t_ns, "aborted")
+
+
+def _same(uid: int | None, other: int | None) -> bool:
+    """Whether two uids, as far as known, are one user's."""
+    return uid is None or other is None or uid == other
 
 
 def _refuse(m: p.Marker, code: str, message: str, field: str) -> p.Refusal:

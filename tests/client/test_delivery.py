@@ -13,8 +13,8 @@ import msgpack
 import energyd_client as energy
 from energyd_client import lifetime, outbox, reach, sender
 from energyd_client.errors import PermissionRefused
-from energyd_client.protocol import Hello
-from energyd_client.spool import read_spool
+from energyd_client.protocol import Hello, Refusal
+from read_spool import read_spool
 
 
 def test_acks_empty_the_spool_and_a_clean_exit_removes_it(workplace, daemon):
@@ -297,3 +297,40 @@ def test_the_sender_sleeps_without_being_woken_for_each_marker(daemon, monkeypat
             stage.count(n=1)
     assert energy.flush(10)
     assert len(wakes) < 200
+
+
+def test_what_a_busy_daemon_turns_away_is_sent_again_in_order_after_the_next_ack(make_daemon, until):
+    daemon = make_daemon()
+    busy, first = True, 101  # the first that is turned away; what follows is so too, until it comes again
+
+    def refuse(marker):
+        nonlocal first
+        if not busy and marker.seq == first:
+            first = 10**9
+        return Refusal("busy", "too many") if marker.seq >= first else None
+
+    daemon.refuse = refuse
+    daemon.start()
+    with energy.run("r") as run, run.stage("a") as stage:
+        for _ in range(300):
+            stage.count(n=1)
+        until(lambda: len(daemon.markers) >= 99)
+        busy = False
+    assert energy.flush(20)
+    (stored,) = daemon.stored.values()
+    assert [m.seq for m in stored] == list(range(1, stored[-1].seq + 1))
+    assert daemon.types().count("count") == 300
+    assert energy.losses() == {}
+
+
+def test_a_busy_daemon_that_owes_no_ack_is_greeted_again(make_daemon, monkeypatch, until):
+    monkeypatch.setattr(sender, "SILENCE_S", 0.2)
+    daemon = make_daemon()
+    busy = True
+    daemon.refuse = lambda marker: Refusal("busy", "too many of others") if busy else None
+    daemon.start()
+    with energy.run("r"):
+        until(lambda: [m.TYPE for m in daemon.heard].count("hello") >= 2)
+        busy = False
+    assert energy.flush(20)
+    assert daemon.types() == ["run_begin", "run_end"]

@@ -11,7 +11,8 @@ import pytest
 import energyd_client as energy
 from energyd_client import lifetime, spool
 from energyd_client.protocol import Count, Hello, Metric, pack
-from energyd_client.spool import Spool, read_frames, read_spool
+from energyd_client.spool import Spool
+from read_spool import read_frames, read_spool
 
 HELLO = Hello(1, "c-1", 5, 6, "boot", 7, "0.1")
 
@@ -63,18 +64,6 @@ def test_a_flipped_byte_never_yields_a_wrong_marker(filled):
         filled.write_bytes(raw[:at] + bytes([raw[at] ^ 0x40]) + raw[at + 1 :])
         _, markers = read_spool(filled)
         assert markers == right[: len(markers)]
-
-
-def test_a_link_in_place_of_a_spool_is_not_followed(filled, tmp_path):
-    link = tmp_path / "link.spool"
-    link.symlink_to(filled)
-    with pytest.raises(OSError, match="link"):
-        read_spool(link)
-
-
-def test_a_pipe_in_place_of_a_spool_reads_as_empty_at_once(tmp_path):
-    os.mkfifo(tmp_path / "p.spool")
-    assert read_spool(tmp_path / "p.spool") == (None, [])
 
 
 @pytest.mark.parametrize("planted", ["c.spool", "c.new"])

@@ -32,8 +32,8 @@ CREATE VIEW domains AS
 -- A run or stage that was open in one file and closed in a later one: the closed row holds.
 CREATE VIEW runs AS
   SELECT run_id, name, t0_ns, t1_ns, (t1_ns - t0_ns) / 1e9 AS seconds, status, labels, env, git_commit, uid, pid
-  FROM raw_runs_log
-  QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY t1_ns DESC NULLS LAST) = 1;
+  FROM raw_runs_log  -- what its creator said counts before what was written when only children had spoken
+  QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY client IS NULL, t1_ns DESC NULLS LAST) = 1;
 
 CREATE VIEW raw_stages AS
   FROM raw_stages_log

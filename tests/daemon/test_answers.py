@@ -1,0 +1,132 @@
+"""Is everything that the daemon knows in its answers, and nothing kept for ever?
+
+A recorder over a real store, its rounds turned by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from energyd import timeline
+from energyd.accounting import SETTLE_NS
+from energyd.answers import Answers
+from energyd.config import Config
+from energyd.inbox import Inbox
+from energyd.ledger import Ledger
+from energyd.recorder import Recorder
+from energyd.stages import Incoming
+from energyd.store import HOUR_NS, Layout
+from energyd.store.live import LiveFiles
+from energyd.store.load import load
+from energyd.store.write import CLIENT_MEMORY_NS, HotStore, StoreError
+from energyd.timeline import Timeline
+from energyd_client import clock
+from energyd_client import protocol as p
+
+
+class Silent:
+    """A voice that keeps what it said."""
+
+    def __init__(self) -> None:
+        self.acks: dict[str, int] = {}
+
+    def refuse(self, client: str, refusal: p.Refusal) -> None:
+        raise AssertionError(refusal)
+
+    def acknowledge(self, acks: dict[str, int]) -> None:
+        self.acks.update(acks)
+
+    def publish(self, topic: str, message: p.Message) -> None:
+        pass
+
+
+class Desk:
+    """A recorder and who answers for it."""
+
+    def __init__(self, folder: Path) -> None:
+        layout = Layout(folder)
+        line = timeline.begin(None, None)
+        self.store = HotStore(layout)
+        loaded = load(layout, self.store, clock.boot_id(), line.now_ns() // HOUR_NS)
+        self.voice = Silent()
+        self.recorder = Recorder(
+            self.store, LiveFiles(layout), line, Ledger(line, {}, "reboot"), Inbox(), self.voice, loaded
+        )
+        config = Config(store=folder, endpoint="ipc://e", spool=folder)
+        self.ask = Answers(config, self.recorder, dict)
+
+    def say(self, client: str, *markers: p.Marker) -> None:
+        now = self.recorder.timeline.now_ns()
+        self.recorder.inbox.put_markers([Incoming(client, m, now, now, uid=1, pid=1) for m in markers])
+        self.recorder.tick()
+
+    def later(self, ns: int) -> None:
+        line = self.recorder.timeline
+        self.recorder.timeline = Timeline(line.boot_id, line.offset_ns + ns)
+        self.recorder._next_seal = 0.0
+        self.recorder.tick()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.store.close()
+
+
+BEGIN = (p.RunBegin(1, 1, "r", "train"), p.StageBegin(2, 1, "r", "s", "read", None, []))
+END = (p.StageEnd(3, 1, "r", "s", "ok"), p.RunEnd(4, 1, "r", "ok"))
+
+
+def stage_rows(desk: Desk) -> list[tuple[str, str]]:
+    return [(row[1], row[8]) for row in desk.ask.tail()["rows"]["stages_log"]]
+
+
+def test_a_stage_charged_to_no_device_is_found_when_it_is_final(desk: Desk) -> None:
+    desk.say("c", *BEGIN)
+    assert desk.ask(p.AskStage(1, "s")) == {"stage_id": "s", "state": "open", "energies": []}
+    desk.say("c", *END)
+    desk.later(SETTLE_NS)
+    assert desk.ask(p.AskStage(1, "s", True)) == {
+        "stage_id": "s", "state": "final", "energies": [], "power": {},
+    }  # fmt: skip
+    unknown = desk.ask(p.AskStage(1, "t"))
+    assert isinstance(unknown, p.Refusal)
+    assert unknown.code == "not_found"
+
+
+def test_a_stage_and_a_run_that_end_while_commits_are_refused_stay_in_every_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.say("c", *BEGIN)
+
+    def refused(batch: Any) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(desk.store, "commit", refused)
+        desk.say("c", *END)
+        desk.later(SETTLE_NS)
+        assert desk.recorder.tracker.stages == {}
+        assert desk.ask(p.AskStage(1, "s")) == {"stage_id": "s", "state": "ended", "energies": []}
+        assert ("s", "ended") in stage_rows(desk)
+        assert [row[4] for row in desk.ask.tail()["rows"]["runs_log"]] == ["ok"]
+        assert desk.voice.acks == {"c": 2}
+    desk.recorder.tick()
+    assert desk.ask(p.AskStage(1, "s"))["state"] == "final"  # type: ignore[index]
+    assert stage_rows(desk)[-1] == ("s", "final")
+    assert desk.voice.acks == {"c": 4}
+
+
+def test_a_client_silent_for_a_week_is_forgotten_in_memory_as_in_the_store(desk: Desk) -> None:
+    desk.say("old", p.RunBegin(1, 1, "r1", "x"))
+    desk.later(CLIENT_MEMORY_NS)
+    desk.say("new", p.RunBegin(1, 1, "r2", "x"))
+    assert set(desk.recorder.stored_seq) == {"old", "new"}
+    desk.later(2 * HOUR_NS)
+    assert desk.store.fetch("SELECT client FROM clients") == [("new",)]
+    assert set(desk.recorder.stored_seq) == set(desk.recorder.taken_seq) == {"new"}
