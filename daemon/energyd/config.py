@@ -53,12 +53,13 @@ class Config:
 
 def resolve(
     *, store: Path | None, endpoint: str | None = None, source: str = "auto", speed: float = 1.0,
-    interval_s: float = 0.5, keep_raw: str | None = None, keep: str | None = None, max_size: str | None = None,
+    interval_s: float = 0.5, keep_raw: str | None = None, keep: str | None = None,
+    max_size: str | None = None,
 ) -> Config:  # fmt: skip
     """The settings of a daemon. With its own `--store` a daemon is private: socket and spool lie in it.
 
-    `keep_raw`, `keep` ("7d", "36h") and `max_size` ("50GB") may be "never" and "none"; None: as the environment
-    says, or the defaults of Keep.
+    `keep_raw`, `keep` ("7d", "36h") and `max_size` ("50GB") may be "never", that is without limit; None: as
+    the environment says, or the defaults of Keep.
 
     Raises ConfigError.
     """
@@ -89,7 +90,7 @@ def _amount(
     text = given or os.environ.get(variable)
     if not text:
         return default
-    if text in ("never", "none"):
+    if text == "never":
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text)
     if found is None or found[2] not in units or not float(found[1]):
@@ -118,7 +119,7 @@ def _check(config: Config) -> None:
             f"  cure: a shorter --store, or {endpoints.ENV_ENDPOINT}=ipc:///run/user/…/energyd.sock"
         )
     raw_s, all_s = config.keep.raw_s, config.keep.all_s
-    if all_s is not None and (raw_s is None or raw_s > all_s) and raw_s != Keep.raw_s:
+    if all_s is not None and raw_s is not None and raw_s > all_s and raw_s != Keep.raw_s:
         raise ConfigError("--keep-raw must not be longer than --keep")
     if config.speed <= 0 or not config.interval_s > 0:
         raise ConfigError("--speed and --interval must be above 0")

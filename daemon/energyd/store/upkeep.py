@@ -32,7 +32,7 @@ RETRY_S: Final = 3_600.0
 """A day whose child failed (a full disk) is tried again after so long."""
 
 DATED: Final = ("samples", "counters", "conditions", "shares", "clocks", "markers")
-"""Tables whose old days go: what was measured. What was learnt of it (runs, stages, energies, gaps …) stays."""
+"""Tables whose old days go: what was measured. What was learnt of it (runs, energies, gaps …) stays."""
 
 
 class Upkeep:
@@ -63,7 +63,7 @@ class Upkeep:
         `hour`: the first that is not sealed. Never raises: what fails is logged and tried again.
         """
         now = self._clock()
-        if now < self._next_step:
+        if now < self._next_step and self._child is None:  # the end of a child is seen at once
             return None
         self._next_step = now + STEP_S
         try:
@@ -127,7 +127,7 @@ class Upkeep:
                 day, name = path.split("/")[2:]
                 ends = _end_hour(path)
                 raw_s = self._keep.raw_s
-                if table == "samples" and name in (DAY_FILE,) and raw_s is not None:
+                if table == "samples" and name == DAY_FILE and raw_s is not None:
                     if ends * HOUR_NS < now_ns - raw_s * 1e9:
                         jobs.add(("thin", day))
                 elif name[:2].isdigit() and ends + SLACK_HOURS <= hour:
@@ -167,7 +167,7 @@ class Upkeep:
                 (folder / DROPPED).touch(mode=0o640)
 
     def _doom(self, now: float) -> None:
-        """Note what does not count any more; an open reader may still hold its name until the grace is over."""
+        """Note what does not count any more; an open reader may hold its name until the grace is over."""
         for table in TABLES:
             for folder in (self._layout.root / "sealed" / table).glob("day=*"):
                 names = {f.name for f in folder.iterdir()}
