@@ -19,7 +19,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from energyd.store import DAY_FILE, HOUR_NS, THIN_FILE, Layout
+from energyd.store import DAY_FILE, HOUR_NS, TABLES, THIN_FILE, Layout
 from energyd.store.base import ROW_GROUP
 from energyd.store.columns import schema
 from energyd.store.write import Batch, HotStore
@@ -108,10 +108,10 @@ def make(root: Path, devices: int, hz: float, days: int, n_stages: int, thin_day
         samples += len(arrays["t_ns"])
         path = folder(root, "samples", day) / (DAY_FILE if raw else THIN_FILE)
         write(con, arrays, "SELECT device, t_ns, power_mw, cum_uj FROM arrays", path)
-        # What a day has besides samples: enough that its files are opened as in a real store.
-        day_t = {"t_ns": np.arange(1440, dtype=np.int64) * 60 * S + day * DAY_NS}
-        clock = "SELECT t_ns, t_ns AS boottime_ns, t_ns AS realtime_ns FROM arrays"
-        write(con, day_t, clock, folder(root, "clocks", day) / DAY_FILE)
+        # A store that ran all year has a file a day of every table: opening it must stay cheap.
+        for table in set(TABLES) - {"samples", "runs_log"}:
+            empty = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
+            write(con, {"x": t[:1]}, f"SELECT {empty} WHERE false", folder(root, table, day) / DAY_FILE)
         if mine.any():
             write_stages(con, root, day, np.flatnonzero(mine), t0, t1, energy, devices)
     run = {"t0": np.array([t0[0]]), "t1": np.array([t1.max()])}

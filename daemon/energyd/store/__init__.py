@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ THIN_FILE: Final = "thin.parquet"
 DROPPED: Final = "dropped"
 """Its presence in a day's folder says: too old, nothing here counts, unlinked soon."""
 
+_EPOCH_DAY: Final = dt.date(1970, 1, 1).toordinal()
 _HOUR_FILE: Final = re.compile(r"\d\d\.parquet")
 
 
@@ -65,9 +67,16 @@ class Layout:
 def hour_of_sealed(path: str) -> int:
     """The hour (t_ns // HOUR_NS) that a sealed file's relative path names; of a day's file, the last one."""
     _, _, day, name = path.rsplit("/", 3)
-    hour = name[:2] if _HOUR_FILE.fullmatch(name) else "23"
-    at = dt.datetime.strptime(f"{day[4:]} {hour} +0000", "%Y-%m-%d %H %z")
-    return int(at.timestamp()) // 3600
+    hour = int(name[:2]) if _HOUR_FILE.fullmatch(name) else 23
+    return (dt.date.fromisoformat(day[4:]).toordinal() - _EPOCH_DAY) * 24 + hour
+
+
+def names_in(folder: str | Path) -> set[str]:
+    """What lies in a folder; nothing if there is none. Raises OSError. A year has thousands: no Path each."""
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208
+    except FileNotFoundError:
+        return set()
 
 
 def counting(names: set[str]) -> list[str]:

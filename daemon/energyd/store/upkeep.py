@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from energyd.config import Keep
-from energyd.store import DAY_FILE, DROPPED, HOUR_NS, TABLES, Layout, counting, hour_of_sealed
+from energyd.store import DAY_FILE, DROPPED, HOUR_NS, TABLES, Layout, counting, hour_of_sealed, names_in
 from energyd.store.base import sealed_files
 from energyd.store.live import GRACE_S
 
@@ -53,6 +53,7 @@ class Upkeep:
         self._job = ("", "")
         self._not_before: dict[tuple[str, str], float] = {}  # a job that failed
         self._doomed: dict[Path, float] = {}  # when it may go
+        self._sizes: dict[str, int] = {}
         self._seen_hour = -1
         self._next_step = 0.0
         self._next_scan = 0.0
@@ -73,8 +74,9 @@ class Upkeep:
             if hour == self._seen_hour and now < self._next_scan:
                 return None
             self._seen_hour, self._next_scan = hour, now + SCAN_S
-            self._drop(now_ns, hour)
             files = sealed_files(self._layout.root, hour)
+            if self._drop(files, now_ns, hour):
+                files = sealed_files(self._layout.root, hour)
             self._doom(now)
             self._begin(self._next_job(files, now_ns, hour, now))
             return {table: paths for table, paths in files.items() if paths}
@@ -137,23 +139,21 @@ class Upkeep:
 
     # ---- what goes -------------------------------------------------------------------------------------
 
-    def _drop(self, now_ns: int, hour: int) -> None:
-        """Mark the days that are too old, or too many, so that nobody counts them from now on."""
-        files = sealed_files(self._layout.root, hour)
-        dated: dict[str, list[Path]] = {}  # day: what of it may go
+    def _drop(self, files: dict[str, list[str]], now_ns: int, hour: int) -> bool:
+        """Mark the days that are too old, or too many, so that nobody counts them; whether there were."""
+        dated: dict[str, list[str]] = {}  # day: what of it may go
         for table in DATED:
             for path in files[table]:
                 if _end_hour(path) + SLACK_HOURS <= hour:
-                    dated.setdefault(path.split("/")[2], []).append(self._layout.root / path)
+                    dated.setdefault(path.split("/")[2], []).append(path)
         goes = set()
         if self._keep.all_s is not None:
             limit = now_ns - self._keep.all_s * 1e9
             goes = {day for day in dated if _end_hour(f"sealed/x/{day}/{DAY_FILE}") * HOUR_NS < limit}
         if self._keep.max_bytes is not None:
-            every = (self._layout.root / path for paths in files.values() for path in paths)
-            size = sum(path.stat().st_size for path in every)
+            size = sum(self._size(path) for paths in files.values() for path in paths)
             for day in sorted(dated):
-                mine = sum(path.stat().st_size for path in dated[day])
+                mine = sum(self._size(path) for path in dated[day])
                 if day in goes or size > self._keep.max_bytes:
                     goes.add(day)
                     size -= mine
@@ -163,21 +163,31 @@ class Upkeep:
                 )
         for day in sorted(goes):
             log.info("store: %s of samples is dropped: too old, or beyond --max-size", day)
-            for folder in {path.parent for path in dated[day]}:
-                (folder / DROPPED).touch(mode=0o640)
+            for path in dated[day]:
+                (self._layout.root / path).with_name(DROPPED).touch(mode=0o640)
+        return bool(goes)
+
+    def _size(self, path: str) -> int:
+        """Bytes of a sealed file, which never change."""
+        if path not in self._sizes:
+            self._sizes[path] = (self._layout.root / path).stat().st_size
+        return self._sizes[path]
 
     def _doom(self, now: float) -> None:
         """Note what does not count any more; an open reader may hold its name until the grace is over."""
         for table in TABLES:
-            for folder in (self._layout.root / "sealed" / table).glob("day=*"):
-                names = {f.name for f in folder.iterdir()}
+            folder = f"{self._layout.root}/sealed/{table}"
+            for day in names_in(folder):
+                names = names_in(f"{folder}/{day}")
+                if len(names) < 2 and DROPPED not in names:
+                    continue
                 counted = counting(names)
-                old = {n for n in names if n.endswith(".parquet")} - set(counted)
-                for name in old if counted or DROPPED in names else ():
-                    self._doomed.setdefault(folder / name, now + self._grace_s)
+                for name in names - set(counted) if counted or DROPPED in names else ():
+                    if name.endswith(".parquet"):
+                        self._doomed.setdefault(Path(folder, day, name), now + self._grace_s)
                 if names == {DROPPED}:
-                    (folder / DROPPED).unlink()
-                    folder.rmdir()
+                    Path(folder, day, DROPPED).unlink()
+                    Path(folder, day).rmdir()
 
     def _unlink_doomed(self, now: float) -> None:
         due = [path for path, when in self._doomed.items() if when <= now]
