@@ -52,8 +52,14 @@ def main() -> None:
 )
 @click.option("--source", default="auto", show_default=True, help="auto, replay:DIR or simulated.")
 @click.option("--speed", default=1.0, show_default=True, help="Replay only: how many times as fast.")
+@click.option("--keep-raw", help="Then samples are thinned to one a second. [default: 7d; or 36h, never]")
+@click.option("--keep", help="Then samples of a day go; what stages cost stays. [default: 400d]")
+@click.option("--max-size", help="Above it the oldest days' samples go. [default: 50GB]")
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
-def start(store: Path | None, interval_s: float, source: str, speed: float, foreground: bool) -> None:
+def start(
+    store: Path | None, interval_s: float, source: str, speed: float, keep_raw: str | None, keep: str | None,
+    max_size: str | None, foreground: bool,
+) -> None:  # fmt: skip
     """Start the daemon; returns when it is ready.
 
     Example: energyd start --store ./my-store
@@ -61,13 +67,17 @@ def start(store: Path | None, interval_s: float, source: str, speed: float, fore
     from energyd.config import ConfigError, resolve
 
     try:
-        config = resolve(store=store, source=source, speed=speed, interval_s=interval_s)
+        config = resolve(
+            store=store, source=source, speed=speed, interval_s=interval_s, keep_raw=keep_raw, keep=keep,
+            max_size=max_size,
+        )  # fmt: skip
     except ConfigError as error:
         fail(str(error), CONFIG)
     if foreground:
         _serve(config)
     else:
-        _spawn(config, store is not None)
+        keeping = {"--keep-raw": keep_raw, "--keep": keep, "--max-size": max_size}
+        _spawn(config, store is not None, [x for k, v in keeping.items() if v is not None for x in (k, v)])
 
 
 @main.command()
@@ -220,7 +230,7 @@ class _Report:
             self._fd = None
 
 
-def _spawn(config: Any, private: bool) -> None:
+def _spawn(config: Any, private: bool, more: list[str]) -> None:
     """Start a detached daemon and wait until it is ready or has said why not."""
     import subprocess
 
@@ -237,6 +247,7 @@ def _spawn(config: Any, private: bool) -> None:
     command = [
         sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(config.store),
         "--interval", str(config.interval_s), "--source", config.source, "--speed", str(config.speed),
+        *more,
     ]  # fmt: skip
     environment = {
         **os.environ, "ENERGYD_READY_FD": str(writer),

@@ -34,6 +34,7 @@ from energyd.stages import Incoming, Run, Stage
 from energyd.store import HOUR_NS, TABLES
 from energyd.store.live import Arrays, LiveFiles
 from energyd.store.load import Loaded
+from energyd.store.upkeep import Upkeep
 from energyd.store.write import CLIENT_MEMORY_NS, Batch, HotStore, StoreError
 from energyd.timeline import Timeline, pair
 from energyd.trace import TraceRuns
@@ -94,6 +95,7 @@ class Recorder:
         self.stored_seq = loaded.last_seq  # per client: what is in the store; read by the wire thread
         self.sealed = loaded.sealed
         self.live = live
+        self.upkeep: Upkeep | None = None
         self.degraded: str | None = None
         self.exhausted = False
         self.markers = 0
@@ -163,6 +165,7 @@ class Recorder:
             self._fill_batch(now)
         if self._commit() and self._due(now):
             self._export()
+        self._keep_up(now)
 
     # ---- in ------------------------------------------------------------------------------------------
 
@@ -346,6 +349,14 @@ class Recorder:
             # One switch for readers: what the old live files and `recent` hold is in sealed files now.
             self.live.switch({})
             self.recent = {t: [] for t in TABLES}
+
+    def _keep_up(self, now_ns: int) -> None:
+        """Old days made one file, thinned, dropped: name what counts now, in the catalogue as well."""
+        sealed = self.upkeep.step(now_ns, self.hour) if self.upkeep else None
+        if sealed is not None and sealed != self.sealed:
+            with self.lock:
+                self.sealed = sealed
+            self._next_export = time.monotonic()
 
     def unsealed(self) -> Arrays:
         """Committed samples that no sealed file holds, in (device, t_ns) order."""

@@ -27,6 +27,7 @@ from energyd.store import HOUR_NS, Layout
 from energyd.store.live import LiveFiles
 from energyd.store.load import load
 from energyd.store.lock import DaemonLock
+from energyd.store.upkeep import Upkeep
 from energyd.store.write import HotStore
 from energyd_client import clock, endpoints
 from energyd_client import protocol as p
@@ -84,6 +85,8 @@ class Service:
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
         intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
+        recorder.upkeep = Upkeep(layout, config.keep)
+        stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
                                 socket.gethostname(), __version__))  # fmt: skip
         answers = Answers(config, recorder, lambda: self._about(intake))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,19 @@ TABLES: Final = (
     "samples", "counters", "conditions", "gaps", *KEPT, "clocks", "markers", "runs_log", "stages_log",
     "energies", "shares", "metrics", "artifacts", "artifact_uses",
 )  # fmt: skip
+
+
+DAY_FILE: Final = "day.parquet"
+"""All rows of a table's day, in place of its hours."""
+
+THIN_FILE: Final = "thin.parquet"
+"""A day's samples thinned to one a second, in place of all others of that day."""
+
+DROPPED: Final = "dropped"
+"""Its presence in a day's folder says: too old, nothing here counts, unlinked soon."""
+
+_EPOCH_DAY: Final = dt.date(1970, 1, 1).toordinal()
+_HOUR_FILE: Final = re.compile(r"\d\d\.parquet")
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,29 @@ class Layout:
 
 
 def hour_of_sealed(path: str) -> int:
-    """The hour (t_ns // HOUR_NS) that a sealed file's relative path names."""
+    """The hour (t_ns // HOUR_NS) that a sealed file's relative path names; of a day's file, the last one."""
     _, _, day, name = path.rsplit("/", 3)
-    at = dt.datetime.strptime(f"{day[4:]} {name[:2]} +0000", "%Y-%m-%d %H %z")
-    return int(at.timestamp()) // 3600
+    hour = int(name[:2]) if _HOUR_FILE.fullmatch(name) else 23
+    return (dt.date.fromisoformat(day[4:]).toordinal() - _EPOCH_DAY) * 24 + hour
+
+
+def names_in(folder: str | Path) -> set[str]:
+    """What lies in a folder; nothing if there is none. Raises OSError. A year has thousands: no Path each."""
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208
+    except FileNotFoundError:
+        return set()
+
+
+def counting(names: set[str]) -> list[str]:
+    """Which files of one day's folder count, sorted; each of the others repeats what these hold.
+
+    One rule for every reader, so that a crash between writing one file and unlinking those it stands for
+    shows nobody a row twice: dropped, else thinned, else whole day, else hours.
+    """
+    if DROPPED in names:
+        return []
+    for whole in (THIN_FILE, DAY_FILE):
+        if whole in names:
+            return [whole]
+    return sorted(n for n in names if _HOUR_FILE.fullmatch(n))

@@ -13,11 +13,14 @@ from typing import Final
 
 import duckdb
 
-from energyd.store import TABLES, hour_of_sealed
+from energyd.store import TABLES, counting, hour_of_sealed, names_in
 from energyd.store.columns import schema
 
 _HERE: Final = Path(__file__).parent
 VIEW_FILES: Final = ("views.sql", "macros.sql", "totals.sql", "sensors.sql", "sharing.sql", "net.sql")
+ROW_GROUP: Final = 122_880
+"""Rows between two zone maps of a day's file: 41 minutes of one device at 50 Hz."""
+_DAY: Final = re.compile(r"day=\d{4}-\d\d-\d\d")
 COMMENT_FILE: Final = "comments.sql"
 PASSED_ON: Final = {"runs_log": "runs", "stages_log": "stages"}
 """Tables whose view has another name; their columns keep the comments of schema.sql."""
@@ -31,12 +34,11 @@ def sealed_files(store: Path, before_hour: int | None) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for table in TABLES:
-        folder = store / "sealed" / table
+        folder = f"{store}/sealed/{table}"
         paths = []
-        for day in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if re.fullmatch(r"day=\d{4}-\d\d-\d\d", day.name):
-                names = sorted(f.name for f in day.iterdir() if re.fullmatch(r"\d\d\.parquet", f.name))
-                paths += [f"sealed/{table}/{day.name}/{name}" for name in names]
+        for day in sorted(names_in(folder)):
+            if _DAY.fullmatch(day):
+                paths += [f"sealed/{table}/{day}/{name}" for name in counting(names_in(f"{folder}/{day}"))]
         found[table] = [p for p in paths if before_hour is None or hour_of_sealed(p) < before_hour]
     return found
 

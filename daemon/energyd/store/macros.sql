@@ -20,9 +20,10 @@ CREATE MACRO edge_uj(t, ta, pa, ca, tb, pb, cb) AS
 -- b is the first sample after t, or NULL; inside a gap both may be hours away and are found by the gap's ends.
 CREATE MACRO instants(tbl) AS TABLE
   WITH asked_instants AS (SELECT DISTINCT device::UTINYINT AS device, t_ns::BIGINT AS t_ns FROM query_table(tbl)),
-  -- Whole seconds in which an ordinary step may begin or end: its allowed length, and one to spare.
+  -- Whole seconds in which an ordinary step may begin or end: its allowed length, and the one it touches. That
+  -- holds for thinned samples too: of each second that had samples its last one is kept.
   reached AS (
-    SELECT i.device, i.t_ns, coalesce(max(d.max_step_ns) // 1000000000, 3) + 2 AS reach_s
+    SELECT i.device, i.t_ns, coalesce(max(d.max_step_ns) // 1000000000, 3) + 1 AS reach_s
     FROM asked_instants i LEFT JOIN raw_devices d ON d.device = i.device
     GROUP BY ALL
   ),

@@ -76,7 +76,7 @@ class Reader:
         # One thread: a training job lives on this machine too. No extension is ever fetched.
         self._con = duckdb.connect(
             config={"threads": 1, "autoinstall_known_extensions": False, "python_enable_replacements": False,
-                    "allow_persistent_secrets": False}
+                    "allow_persistent_secrets": False, "parquet_metadata_cache": True}
         )  # fmt: skip
         try:
             self._parts = self._load()

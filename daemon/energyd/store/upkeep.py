@@ -1,0 +1,203 @@
+"""What becomes of a store as it grows old? Days made one file, thinned, dropped; all while it is read.
+
+The recorder asks once a minute. What costs time runs in a child process (`upkeep_files`) that only makes new
+files; here lists are switched and, after the grace that open readers have, old files unlinked. Which files of
+a day count follows from their names alone (`store.counting`), so a kill anywhere loses and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from energyd.config import Keep
+from energyd.store import DAY_FILE, DROPPED, HOUR_NS, TABLES, Layout, counting, hour_of_sealed, names_in
+from energyd.store.base import sealed_files
+from energyd.store.live import GRACE_S
+
+log = logging.getLogger("energyd")
+
+STEP_S: Final = 60.0
+"""How often it is looked whether there is something to do."""
+SCAN_S: Final = 3_600.0
+"""How often at least the folders are read; else after a seal and after a child."""
+SLACK_HOURS: Final = 1
+"""A day is made one file once its next day's first hour is sealed, too."""
+RETRY_S: Final = 3_600.0
+"""A day whose child failed (a full disk) is tried again after so long."""
+
+DATED: Final = ("samples", "counters", "conditions", "shares", "clocks", "markers")
+"""Tables whose old days go: what was measured. What was learnt of it (runs, energies, gaps …) stays."""
+
+
+class Upkeep:
+    """Compaction, thinning and retention of one store. Used by the recorder's thread only."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        keep: Keep,
+        grace_s: float = GRACE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._layout = layout
+        self._keep = keep
+        self._grace_s = grace_s
+        self._clock = clock
+        self._child: subprocess.Popen[str] | None = None
+        self._job = ("", "")
+        self._not_before: dict[tuple[str, str], float] = {}  # a job that failed
+        self._doomed: dict[Path, float] = {}  # when it may go
+        self._sizes: dict[str, int] = {}
+        self._seen_hour = -1
+        self._next_step = 0.0
+        self._next_scan = 0.0
+
+    def step(self, now_ns: int, hour: int) -> dict[str, list[str]] | None:
+        """Do what is due; the sealed files by table if the list has changed, to be named from now on.
+
+        `hour`: the first that is not sealed. Never raises: what fails is logged and tried again.
+        """
+        now = self._clock()
+        if now < self._next_step and self._child is None:  # the end of a child is seen at once
+            return None
+        self._next_step = now + STEP_S
+        try:
+            if self._running():
+                return None
+            self._unlink_doomed(now)
+            if hour == self._seen_hour and now < self._next_scan:
+                return None
+            self._seen_hour, self._next_scan = hour, now + SCAN_S
+            files = sealed_files(self._layout.root, hour)
+            if self._drop(files, now_ns, hour):
+                files = sealed_files(self._layout.root, hour)
+            self._doom(now)
+            self._begin(self._next_job(files, now_ns, hour, now))
+            return {table: paths for table, paths in files.items() if paths}
+        except OSError as error:
+            log.error("store: upkeep: %s", error)
+            return None
+
+    def close(self) -> None:
+        """End the child, which harms nothing."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    # ---- one child at a time ---------------------------------------------------------------------------
+
+    def _running(self) -> bool:
+        """Whether the child still works; its end is taken note of."""
+        if self._child is None:
+            return False
+        if self._child.poll() is None:
+            return True
+        _, said = self._child.communicate()
+        if self._child.returncode:
+            reason = said.strip().splitlines()[-1:] or [f"exit {self._child.returncode}"]
+            log.error("store: upkeep of %s: %s", self._job[1], reason[0])
+            self._not_before[self._job] = self._clock() + RETRY_S
+        self._child = None
+        self._next_scan = 0.0
+        return False
+
+    def _begin(self, job: tuple[str, str] | None) -> None:
+        if job is None:
+            return
+        kind, day = job
+        command = [sys.executable, "-m", "energyd.store.upkeep_files", str(self._layout.root), day]
+        self._job = job
+        self._child = subprocess.Popen(
+            command + (["--thin"] if kind == "thin" else []),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def _next_job(
+        self, files: dict[str, list[str]], now_ns: int, hour: int, now: float
+    ) -> tuple[str, str] | None:
+        """The oldest day with something to do: ("compact" or "thin", its folder's name)."""
+        jobs = set()
+        for table, paths in files.items():
+            for path in paths:
+                day, name = path.split("/")[2:]
+                ends = _end_hour(path)
+                raw_s = self._keep.raw_s
+                if table == "samples" and name == DAY_FILE and raw_s is not None:
+                    if ends * HOUR_NS < now_ns - raw_s * 1e9:
+                        jobs.add(("thin", day))
+                elif name[:2].isdigit() and ends + SLACK_HOURS <= hour:
+                    jobs.add(("compact", day))
+        ready = [job for job in jobs if self._not_before.get(job, now) <= now]
+        return min(ready, key=lambda job: (job[1], job[0]), default=None)
+
+    # ---- what goes -------------------------------------------------------------------------------------
+
+    def _drop(self, files: dict[str, list[str]], now_ns: int, hour: int) -> bool:
+        """Mark the days that are too old, or too many, so that nobody counts them; whether there were."""
+        dated: dict[str, list[str]] = {}  # day: what of it may go
+        for table in DATED:
+            for path in files[table]:
+                if _end_hour(path) + SLACK_HOURS <= hour:
+                    dated.setdefault(path.split("/")[2], []).append(path)
+        goes = set()
+        if self._keep.all_s is not None:
+            limit = now_ns - self._keep.all_s * 1e9
+            goes = {day for day in dated if _end_hour(f"sealed/x/{day}/{DAY_FILE}") * HOUR_NS < limit}
+        if self._keep.max_bytes is not None:
+            size = sum(self._size(path) for paths in files.values() for path in paths)
+            for day in sorted(dated):
+                mine = sum(self._size(path) for path in dated[day])
+                if day in goes or size > self._keep.max_bytes:
+                    goes.add(day)
+                    size -= mine
+            if size > self._keep.max_bytes:
+                log.warning(
+                    "store: %d MB without any day that may go; --max-size is too small", size // 10**6
+                )
+        for day in sorted(goes):
+            log.info("store: %s of samples is dropped: too old, or beyond --max-size", day)
+            for path in dated[day]:
+                (self._layout.root / path).with_name(DROPPED).touch(mode=0o640)
+        return bool(goes)
+
+    def _size(self, path: str) -> int:
+        """Bytes of a sealed file, which never change."""
+        if path not in self._sizes:
+            self._sizes[path] = (self._layout.root / path).stat().st_size
+        return self._sizes[path]
+
+    def _doom(self, now: float) -> None:
+        """Note what does not count any more; an open reader may hold its name until the grace is over."""
+        for table in TABLES:
+            folder = f"{self._layout.root}/sealed/{table}"
+            for day in names_in(folder):
+                names = names_in(f"{folder}/{day}")
+                if len(names) < 2 and DROPPED not in names:
+                    continue
+                counted = counting(names)
+                for name in names - set(counted) if counted or DROPPED in names else ():
+                    if name.endswith(".parquet"):
+                        self._doomed.setdefault(Path(folder, day, name), now + self._grace_s)
+                if names == {DROPPED}:
+                    Path(folder, day, DROPPED).unlink()
+                    Path(folder, day).rmdir()
+
+    def _unlink_doomed(self, now: float) -> None:
+        due = [path for path, when in self._doomed.items() if when <= now]
+        for path in due:
+            path.unlink(missing_ok=True)
+            del self._doomed[path]
+        if due:
+            self._next_scan = 0.0  # empty folders go
+
+
+def _end_hour(path: str) -> int:
+    """The first hour after the day of a sealed file."""
+    return hour_of_sealed(path.rpartition("/")[0] + "/23.parquet") + 1

@@ -1,0 +1,169 @@
+"""How do a day's many files become one, and its samples one a second? A process of its own, new files only.
+
+Run as `python -m energyd.store.upkeep_files STORE DAY [--thin]` by `upkeep.Upkeep`: a day of 8 GPUs at 50 Hz
+is 34.5 M samples, and takes 113 MiB and 2.5 s of a core (thinning: 220 MiB) that the daemon has not. It
+never unlinks what others may read, and a kill leaves a `.tmp` that nobody reads; what was renamed stands for
+what it was made of (`store.counting`), and the daemon takes over from there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from energyd.store import DAY_FILE, KEPT, TABLES, THIN_FILE, counting
+from energyd.store.base import ROW_GROUP, parquet, quoted, sealed_files
+from energyd.store.write import sync
+
+MEMORY: Final = "200MB"
+_PR_SET_PDEATHSIG: Final = 1
+
+# One sample a second is enough for most questions, and some samples more keep the exact ones exact:
+# `last`: the last of each second of each device: its cum_uj holds all energy up to it;
+# `around_gap`: both ends of each gap: what lies between them is the gap's;
+# `around_edge`: the samples around each edge of each stage: its energy comes out the same to the microjoule.
+_THIN: Final = """
+WITH raw AS (FROM day_samples WHERE device = $device),
+reach AS (
+  SELECT coalesce(max(max_step_ns) // 1000000000, 3) + 1 AS s FROM all_devices WHERE device = $device
+),
+edge AS (
+  SELECT DISTINCT t_ns
+  FROM (SELECT unnest([t0_ns, t1_ns]) AS t_ns FROM all_energies WHERE device = $device), reach
+  WHERE t_ns >= $first_ns - s * 1000000000 AND t_ns <= $last_ns + s * 1000000000
+),
+near AS (
+  SELECT t_ns, unnest(range(t_ns // 1000000000 - s, t_ns // 1000000000 + s + 1)) AS sec FROM edge, reach
+),
+kept AS (
+  SELECT max(t_ns) AS t_ns FROM raw GROUP BY t_ns // 1000000000
+  UNION
+  SELECT unnest([t0_ns, t1_ns]) FROM all_gaps WHERE device = $device
+  UNION
+  SELECT unnest([max(r.t_ns) FILTER (r.t_ns <= n.t_ns), min(r.t_ns) FILTER (r.t_ns > n.t_ns)])
+  FROM near n JOIN raw r ON r.t_ns // 1000000000 = n.sec GROUP BY n.t_ns
+)
+INSERT INTO thinned SELECT * FROM raw SEMI JOIN kept USING (t_ns) ORDER BY t_ns
+"""
+
+
+class UpkeepFailed(Exception):
+    """A file would not hold what those before it held; nothing was replaced."""
+
+
+def compact(store: Path, table: str, day: str) -> bool:
+    """Write all hours of a table's day to one file, in (device, t_ns) order; False if there is nothing to do.
+
+    Raises OSError, duckdb.Error, UpkeepFailed.
+    """
+    paths = _counted(store, table, day)
+    if not paths or not paths[0].rpartition("/")[2][:2].isdigit():
+        return False
+    with _connect() as con:
+        relation = parquet(store, paths, same_columns=table == "samples")
+        (before,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
+        query = f"SELECT {'DISTINCT ' if table in KEPT else ''}* FROM {relation}"
+        if table == "samples":
+            # Each hour is in this order already: device by device there is nothing to sort.
+            devices = con.execute(f"SELECT DISTINCT device FROM {relation} ORDER BY 1").fetchall()
+            parts = (
+                f"SELECT device, t_ns, power_mw, cum_uj FROM {relation} WHERE device = {d}"
+                for (d,) in devices
+            )
+            query = " UNION ALL ".join(parts)
+        expected = None if table in KEPT else before
+        _write(con, query, store / "sealed" / table / day / DAY_FILE, expected)
+    return True
+
+
+def thin(store: Path, day: str) -> bool:
+    """Write a day's samples as one a second, and those around gaps and stages' edges; False: nothing to do.
+
+    Raises OSError, duckdb.Error, UpkeepFailed.
+    """
+    paths = _counted(store, "samples", day)
+    if not paths or paths[0].endswith(THIN_FILE):
+        return False
+    files = sealed_files(store, None)
+    with _connect() as con:
+        con.execute(
+            "CREATE VIEW day_samples AS SELECT device, t_ns, power_mw, cum_uj FROM "
+            + parquet(store, paths, same_columns=True)
+        )
+        _view(con, store, "all_gaps", files["gaps"], "device UTINYINT, t0_ns BIGINT, t1_ns BIGINT")
+        _view(con, store, "all_energies", files["energies"], "device UTINYINT, t0_ns BIGINT, t1_ns BIGINT")
+        _view(con, store, "all_devices", files["devices"], "device UTINYINT, max_step_ns BIGINT")
+        con.execute("CREATE TABLE thinned AS FROM day_samples LIMIT 0")
+        spans = con.execute("SELECT device, min(t_ns), max(t_ns) FROM day_samples GROUP BY 1 ORDER BY 1")
+        for device, first, last in spans.fetchall():  # one at a time: an eighth of the memory
+            con.execute(_THIN, {"device": device, "first_ns": first, "last_ns": last})
+        (expected,) = con.execute("SELECT count(*) FROM thinned").fetchall()[0]
+        _write(con, "FROM thinned", store / "sealed" / "samples" / day / THIN_FILE, expected)
+    return True
+
+
+def _counted(store: Path, table: str, day: str) -> list[str]:
+    folder = store / "sealed" / table / day
+    names = {f.name for f in folder.iterdir()} if folder.is_dir() else set()
+    return [f"sealed/{table}/{day}/{name}" for name in counting(names)]
+
+
+def _view(con: duckdb.DuckDBPyConnection, store: Path, name: str, paths: list[str], columns: str) -> None:
+    names = ", ".join(c.split()[0] for c in columns.split(", "))
+    if paths:
+        con.execute(f"CREATE VIEW {name} AS SELECT {names} FROM {parquet(store, paths)}")
+    else:
+        con.execute(f"CREATE TABLE {name} ({columns})")
+
+
+def _write(con: duckdb.DuckDBPyConnection, query: str, final: Path, expected: int | None) -> None:
+    """Write aside, count what is really there, make it durable, rename."""
+    tmp = final.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        con.execute(
+            f"COPY ({query}) TO {quoted(tmp)} (FORMAT parquet, PARQUET_VERSION V2, COMPRESSION zstd,"
+            f" ROW_GROUP_SIZE {ROW_GROUP})"
+        )
+        tmp.chmod(0o640)
+        (written,) = con.execute(f"SELECT num_rows FROM parquet_file_metadata({quoted(tmp)})").fetchall()[0]
+        if expected is not None and written != expected:
+            raise UpkeepFailed(f"{final} would hold {written} rows, its parts {expected}")
+        sync(tmp)
+        tmp.rename(final)
+        sync(final.parent)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    con = duckdb.connect(config={"threads": 1, "memory_limit": MEMORY})
+    con.execute("SET enable_progress_bar = false")
+    con.execute("SET temp_directory = ''")  # fail rather than spill beside the store
+    return con
+
+
+def main(store: Path, day: str, thinned: bool) -> list[str]:
+    """One day: its tables one after another, then (asked so) its samples thinned; what went wrong."""
+    os.nice(19)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # ends with the daemon
+    failed = []
+    for table in TABLES:
+        try:
+            if thinned and table == "samples":
+                thin(store, day)
+            else:
+                compact(store, table, day)
+        except (OSError, duckdb.Error, UpkeepFailed) as error:  # the other tables can do without this one
+            failed.append(f"{table}: {str(error).splitlines()[0]}")
+    return failed
+
+
+if __name__ == "__main__":
+    os.umask(0o027)
+    sys.exit("; ".join(main(Path(sys.argv[1]), sys.argv[2], "--thin" in sys.argv[3:])) or None)
