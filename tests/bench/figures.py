@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = [str(ROOT / room) for room in ("tests", "client", "daemon", "analysis", "pipelines")]
+sys.path[:0] = HERE  # what is measured is this tree, whatever tree is installed
 PACKAGES = ("energyd", "duckdb", "numpy", "pyzmq", "msgpack", "msgspec", "codecarbon", "zeus", "nvitop")
 
 
@@ -177,7 +179,7 @@ def _version(name: str) -> str | None:
 
 def child_env(**more: str) -> dict[str, str]:
     """The environment of a child process that may import what this one may, the tests, and the peers."""
-    paths = [str(ROOT / "tests"), *os.environ.get("PYTHONPATH", "").split(os.pathsep), *peers()]
+    paths = [*HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *peers()]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), **more}
 
 

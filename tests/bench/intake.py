@@ -2,10 +2,10 @@
 
     python tests/bench/intake.py [--quick] [--out DIR]
 
-Two processes speak the protocol over a DEALER each with frames packed beforehand, inside the credit window:
-begin, count, end of a stage on one GPU, again and again, as eight ranks would. What is timed is what the
-daemon does: decode, track, commit, acknowledge, and the energies of each stage. A row below says what the real
-client reaches, which packs, spools and sends in Python.
+Two processes speak the protocol over a DEALER each with frames packed beforehand, inside the credit window, so
+that what is timed is what the daemon does: decode, track, commit, acknowledge. Two mixes: counts, as a training
+loop sends one a step of a long stage; and whole stages on one GPU each (begin, count, end), for which the
+daemon also works out every stage's energies. A row below says what the real client reaches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bench.figures import Bench, child_env, cpu_s, options, run_child
 CLIENTS = 2
 
 
-def flood(markers: int, go_at: float) -> dict[str, Any]:
+def flood(mix: str, markers: int, go_at: float) -> dict[str, Any]:
     """Send that many and wait for the last acknowledgement."""
     import zmq
 
@@ -36,7 +36,12 @@ def flood(markers: int, go_at: float) -> dict[str, Any]:
     run_id = f"r-{client}"
     frames = [p.pack(p.RunBegin(1, clock.now_ns(), run_id, "flood"))]
     seq = 1
-    while seq < markers:
+    if mix == "counts":
+        stage_id, now = f"{client}.0", clock.now_ns()
+        frames.append(p.pack(p.StageBegin(2, now, run_id, stage_id, "train", None, ["0"])))
+        for seq in range(3, markers + 1):
+            frames.append(p.pack(p.Count(seq, now + seq, run_id, stage_id, {"tokens": 4096})))
+    while mix == "stages" and seq < markers:
         stage_id, now = f"{client}.{seq}", clock.now_ns()
         gpu = [str(seq // 3 % 8)]
         frames.append(p.pack(p.StageBegin(seq + 1, now, run_id, stage_id, "step", None, gpu)))
@@ -60,7 +65,8 @@ def flood(markers: int, go_at: float) -> dict[str, Any]:
         assert isinstance(word, p.Ack), word
         acked = word.seq
     ended = time.time()
-    socket.close()
+    socket.send(p.pack(p.Bye()))
+    socket.close(500)
     context.term()
     return {"markers": len(frames), "began": began, "ended": ended}
 
@@ -80,7 +86,7 @@ def real_client(markers: int) -> dict[str, Any]:
 
 
 PARTS = {
-    "flood": lambda n, at: flood(int(n), float(at)),
+    "flood": lambda mix, n, at: flood(mix, int(n), float(at)),
     "client": lambda n: real_client(int(n)),
 }
 
@@ -102,15 +108,19 @@ def measure(bench: Bench, folder: Path) -> None:
         wait_for(lambda: daemon.status()["samples"] > 0)
         assert daemon.process is not None
         pid = daemon.process.pid
-        cpu = cpu_s(pid)
-        found = _floods(daemon.env, 1_000 if quick else bench.options.markers)
-        bench.raw["flood"] = found
-        total = sum(f["markers"] for f in found)
-        seconds = max(f["ended"] for f in found) - min(f["began"] for f in found)
-        cpu = cpu_s(pid) - cpu
-        bench.add(f"markers a second, acknowledged, {CLIENTS} clients, 8 GPUs", total / seconds, "/s",
-                  target=50_000, at_least=True, note=f"{total:,} in {seconds:.1f} s")  # fmt: skip
-        bench.add("the daemon's CPU a marker", 1e6 * cpu / total, "µs", note="sampling included")
+        total = 0
+        for mix, most in (("counts", 200_000), ("stages", 60_000)):
+            cpu = cpu_s(pid)
+            found = _floods(daemon.env, mix, 1_000 if quick else most)
+            bench.raw[mix] = found
+            n = sum(f["markers"] for f in found)
+            seconds = max(f["ended"] for f in found) - min(f["began"] for f in found)
+            cpu = cpu_s(pid) - cpu
+            what = f"markers a second acknowledged, {CLIENTS} clients, 8 GPUs, "
+            bench.add(what + ("counts" if mix == "counts" else "whole stages"), n / seconds, "/s",
+                      target=50_000, at_least=True,
+                      note=f"{n:,} in {seconds:.1f} s, {1e6 * cpu / n:.0f} µs of the daemon's CPU each")  # fmt: skip
+            total += n
         mine = run_child(__file__, "--part", "client", "999" if quick else "30000", env=daemon.env)
         bench.raw["client"] = mine
         bench.add("the real client alone", mine["markers"] / (mine["ended"] - mine["began"]), "/s",
@@ -124,13 +134,13 @@ def measure(bench: Bench, folder: Path) -> None:
 
 
 def _stored(daemon: Any, at_least: int) -> int | None:
-    (row,) = daemon.query("SELECT count(*) AS n FROM markers WHERE kind <> 'process'")
+    (row,) = daemon.query("SELECT count(*) AS n FROM markers WHERE kind NOT IN ('process', 'aborted')")
     return int(row["n"]) if row["n"] >= at_least else None
 
 
-def _floods(env: dict[str, str], markers: int) -> list[dict[str, Any]]:
+def _floods(env: dict[str, str], mix: str, markers: int) -> list[dict[str, Any]]:
     at = time.time() + 2 + markers / 60_000  # they pack before they start
-    command = [sys.executable, __file__, "--part", "flood", str(markers // CLIENTS), str(at)]
+    command = [sys.executable, __file__, "--part", "flood", mix, str(markers // CLIENTS), str(at)]
     children = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(CLIENTS)]
     found = []
     for child in children:
@@ -144,8 +154,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--part"]:
         print(json.dumps(PARTS[sys.argv[2]](*sys.argv[3:])))
         return
-    more = [("--markers", {"type": int, "default": 200_000})]
-    bench = Bench("intake", "how many markers a second does the daemon take?", options(__doc__, more))
+    bench = Bench("intake", "how many markers a second does the daemon take?", options(__doc__))
     with tempfile.TemporaryDirectory() as folder:
         measure(bench, Path(folder))
     bench.tell()
