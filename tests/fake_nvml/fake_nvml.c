@@ -41,7 +41,7 @@
  *   jitter_ms MS                       ring stamps wander by up to +-MS (below half the period)
  *   young_ms MS                        the ring holds nothing older than MS after the process's nvmlInit
  *   delay_ms MS [CALL]                 CALL (default: every one) takes that much longer
- *   burn_ms MS CALL                    each CALL burns that much CPU time of its thread, as a driver does; one
+ *   burn_ms MS CALL                    each CALL takes that much CPU time of its thread, as a driver does; one
  *                                      order a call. `counter` means both ways to read it
  *   counter_reset [device=D]           the counter starts again from 0 when a process first sees this line
  *   pids DEVICE PID [PID ...]          compute processes
@@ -100,7 +100,7 @@ static int64_t began, offset;                 /* of this process's nvmlInit; rea
 static double reset_mj[MAX_DEVICES];
 static int was_reset[MAX_DEVICES];
 static struct stat seen;
-static _Thread_local int64_t entered;         /* this thread's CPU time at the call */
+static _Thread_local int64_t entered, burning;  /* this thread's CPU time at the call; what the call shall take */
 static int64_t nowhere[2], *spent = nowhere;  /* CPU ns in calls, calls */
 static size_t n_knots;
 static int64_t *knot_t;
@@ -269,19 +269,15 @@ static void open_spent(void) {
     if (at != MAP_FAILED) spent = at;
 }
 
+/* The call as a whole shall take so much CPU time: what the work here took counts. */
 static void burn(const char *call) {
-    int64_t ns = 0;
-    for (int i = 0; i < c.burns; i++) if (!strcmp(c.burn[i].call, call)) ns += c.burn[i].ns;
-    if (!ns) return;
-    pthread_mutex_unlock(&lock);
-    int64_t until = clock_ns(CLOCK_THREAD_CPUTIME_ID) + ns;
-    while (clock_ns(CLOCK_THREAD_CPUTIME_ID) < until) {}
-    pthread_mutex_lock(&lock);
+    for (int i = 0; i < c.burns; i++) if (!strcmp(c.burn[i].call, call)) burning += c.burn[i].ns;
 }
 
 /* What the script says about this call; the lock is held from here until `leave`. */
 static int enter(const char *call, int d, int needs_init) {
     entered = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    burning = 0;
     pthread_mutex_lock(&lock);
     read_control();
     burn(call);
@@ -304,6 +300,12 @@ static int enter(const char *call, int d, int needs_init) {
 }
 
 static int leave(int code) {
+    if (burning) {
+        pthread_mutex_unlock(&lock);
+        while (clock_ns(CLOCK_THREAD_CPUTIME_ID) < entered + burning) {}
+        burning = 0;
+        pthread_mutex_lock(&lock);
+    }
     spent[0] += clock_ns(CLOCK_THREAD_CPUTIME_ID) - entered;
     spent[1]++;
     pthread_mutex_unlock(&lock);
@@ -345,6 +347,7 @@ int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 int nvmlShutdown(void) {
     entered = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    burning = 0;
     pthread_mutex_lock(&lock);
     if (!users) return leave(UNINITIALIZED);
     users--;
