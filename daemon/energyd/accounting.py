@@ -67,10 +67,14 @@ class Accountant:
 
     def resolve_begins(self) -> None:
         """Fix the begin edge of each open stage as soon as samples surround it."""
+        known = self._known.values()
         for stage in self._tracker.active():
-            for device, log in self._logs.items():
+            stage.devices, _ = charge(stage.named, stage.process, known)
+            # Who named GPUs is charged for those; else the process may still say which ones it uses.
+            for device in self._logs if stage.named is None else stage.devices:
                 if device in stage.begin:
                     continue
+                log = self._logs[device]
                 edge = log.edge_at(stage.t0_ns)
                 if edge is None:
                     continue
@@ -80,7 +84,6 @@ class Accountant:
                     stage.anchors[device] = anchor
                 self._tracker.touched.add(stage.stage_id)
                 self._tracker.news.add(stage.stage_id)
-            stage.devices, _ = charge(stage.named, stage.process, self._known.values())
 
     def note_pids(self, device: int, pids: frozenset[int], t_ns: int) -> None:
         """NVML's list of compute processes on a GPU."""

@@ -16,6 +16,9 @@
  *   average  (field 185, nvmlDeviceGetPowerUsage) every 100 ms the mean of the last 1 s
  *   counter  (field 83, nvmlDeviceGetTotalEnergyConsumption) every 100 ms the integral in mJ
  *
+ * FAKE_NVML_SPENT names a file of two native 64-bit integers that each process keeps as it goes: CPU ns spent
+ * inside these calls by all its threads, and their number.
+ *
  * FAKE_NVML_CONTROL names a file that is looked at on every call (replace it by rename). One order a line,
  * '#' starts a comment; DEVICE defaults to all:
  *   devices N                          number of GPUs (1 to 16; default 1); 0: none
@@ -38,6 +41,8 @@
  *   jitter_ms MS                       ring stamps wander by up to +-MS (below half the period)
  *   young_ms MS                        the ring holds nothing older than MS after the process's nvmlInit
  *   delay_ms MS [CALL]                 CALL (default: every one) takes that much longer
+ *   burn_ms MS CALL                    each CALL takes that much CPU time of its thread, as a driver does; one
+ *                                      order a call. `counter` means both ways to read it
  *   counter_reset [device=D]           the counter starts again from 0 when a process first sees this line
  *   pids DEVICE PID [PID ...]          compute processes
  *   busy DEVICE PID PERCENT [PID PERCENT ...]  what nvmlDeviceGetProcessUtilization says of it, each 100 ms anew
@@ -45,20 +50,23 @@
  *   mig DEVICE 0|1 · limit_mw MW · temperature C · clock MHZ · throttle BITS · driver TEXT
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
 enum { TYPE_UINT = 1, TYPE_ULONGLONG = 3 };
 enum { RING, INSTANT, AVERAGE, COUNTER, TEMPERATURE, CLOCK, LIMIT, THROTTLE, PIDS, MIG, WHATS };
 static const char *what_names[WHATS] = {"ring", "instant", "average", "counter", "temperature",
                                         "clock", "limit", "throttle", "pids", "mig"};
-enum { MAX_DEVICES = 16, MAX_RULES = 64, MAX_PIDS = 16 };
+enum { MAX_DEVICES = 16, MAX_RULES = 64, MAX_PIDS = 16, MAX_BURNS = 8 };
 static const int64_t MS = 1000000, SECOND = 1000000000LL;
 
 typedef union { double d; unsigned int ui; unsigned long ul; unsigned long long ull; } value_t;
@@ -79,6 +87,8 @@ static struct {
     unsigned long long throttle;
     int64_t period, depth, jitter, young, ahead, counter_period, every[3], window[3];  /* of INSTANT, AVERAGE */
     double delay_ms;
+    int burns;
+    struct { char call[64]; int64_t ns; } burn[MAX_BURNS];
     char delay_call[64], driver[80];
     rule_t rule[MAX_RULES];
 } c;
@@ -90,6 +100,8 @@ static int64_t began, offset;                 /* of this process's nvmlInit; rea
 static double reset_mj[MAX_DEVICES];
 static int was_reset[MAX_DEVICES];
 static struct stat seen;
+static _Thread_local int64_t entered, burning;  /* this thread's CPU time at the call; what the call shall take */
+static int64_t nowhere[2], *spent = nowhere;  /* CPU ns in calls, calls */
 static size_t n_knots;
 static int64_t *knot_t;
 static double *knot_mw, *knot_mj;
@@ -186,7 +198,10 @@ static void order(char *line) {
     else if (!strcmp(verb, "throttle")) c.throttle = strtoull(a, NULL, 0);
     else if (!strcmp(verb, "driver")) snprintf(c.driver, sizeof c.driver, "%s", a);
     else if (!strcmp(verb, "delay_ms")) { c.delay_ms = atof(a); snprintf(c.delay_call, sizeof c.delay_call, "%s", b); }
-    else if (!strcmp(verb, "mig")) c.mig[atoi(a) % MAX_DEVICES] = atoi(b);
+    else if (!strcmp(verb, "burn_ms") && c.burns < MAX_BURNS) {
+        snprintf(c.burn[c.burns].call, sizeof c.burn[0].call, "%s", b);
+        c.burn[c.burns++].ns = (int64_t)(atof(a) * MS);
+    } else if (!strcmp(verb, "mig")) c.mig[atoi(a) % MAX_DEVICES] = atoi(b);
     else if ((!strcmp(verb, "error") || !strcmp(verb, "field") || !strcmp(verb, "lacks")) && c.rules < MAX_RULES) {
         rule_t *r = &c.rule[c.rules++];
         if (*verb == 'l') strcpy(b, "13");
@@ -245,10 +260,28 @@ static void read_control(void) {
     }
 }
 
+static void open_spent(void) {
+    const char *path = getenv("FAKE_NVML_SPENT");
+    int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (fd < 0) return;
+    void *at = ftruncate(fd, sizeof nowhere) ? MAP_FAILED : mmap(NULL, sizeof nowhere, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    if (at != MAP_FAILED) spent = at;
+}
+
+/* The call as a whole shall take so much CPU time: what the work here took counts. */
+static void burn(const char *call) {
+    for (int i = 0; i < c.burns; i++) if (!strcmp(c.burn[i].call, call)) burning += c.burn[i].ns;
+}
+
 /* What the script says about this call; the lock is held from here until `leave`. */
 static int enter(const char *call, int d, int needs_init) {
+    entered = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    burning = 0;
     pthread_mutex_lock(&lock);
     read_control();
+    burn(call);
+    if (!strcmp(call, "nvmlDeviceGetTotalEnergyConsumption")) burn("counter");
     if (c.delay_ms > 0 && (!*c.delay_call || !strcmp(c.delay_call, call))) {
         struct timespec t = {(time_t)(c.delay_ms / 1000), (long)(c.delay_ms * 1e6) % 1000000000L};
         pthread_mutex_unlock(&lock);
@@ -266,7 +299,18 @@ static int enter(const char *call, int d, int needs_init) {
     return SUCCESS;
 }
 
-static int leave(int code) { pthread_mutex_unlock(&lock); return code; }
+static int leave(int code) {
+    if (burning) {
+        pthread_mutex_unlock(&lock);
+        while (clock_ns(CLOCK_THREAD_CPUTIME_ID) < entered + burning) {}
+        burning = 0;
+        pthread_mutex_lock(&lock);
+    }
+    spent[0] += clock_ns(CLOCK_THREAD_CPUTIME_ID) - entered;
+    spent[1]++;
+    pthread_mutex_unlock(&lock);
+    return code;
+}
 
 #define ENTER(call, d) do { int code_ = enter(call, d, 1); if (code_) return leave(code_); } while (0)
 #define NEEDS(what, d) do { if (c.missing[what][d]) return leave(NOT_SUPPORTED); } while (0)
@@ -291,6 +335,7 @@ int nvmlInitWithFlags(unsigned int flags) {
     int code = enter("nvmlInitWithFlags", -1, 0);
     if (code) return leave(code);
     if (!users++) {
+        if (spent == nowhere) open_spent();
         began = clock_ns(CLOCK_BOOTTIME);
         load_trace();
         for (int i = 0; i < MAX_DEVICES; i++) device[i].index = i;
@@ -301,6 +346,8 @@ int nvmlInitWithFlags(unsigned int flags) {
 int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 
 int nvmlShutdown(void) {
+    entered = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+    burning = 0;
     pthread_mutex_lock(&lock);
     if (!users) return leave(UNINITIALIZED);
     users--;
@@ -419,7 +466,7 @@ int nvmlDeviceGetFieldValues(device_t *h, int count, field_t *fields) {
             if (r->field == (int)f->id && (r->device < 0 || r->device == d) && ++r->seen % r->every == 0) f->code = r->code;
         }
         if (f->code) continue;
-        if (what == COUNTER) { f->type = TYPE_ULONGLONG; f->value.ull = counter_mj(d); }
+        if (what == COUNTER) { burn("counter"); f->type = TYPE_ULONGLONG; f->value.ull = counter_mj(d); }
         else put(&f->value, &f->type, polled_mw(d, what));
     }
     return leave(SUCCESS);
@@ -509,5 +556,45 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(device_t *h, unsigned long long *b
     ENTER("nvmlDeviceGetCurrentClocksThrottleReasons", h->index);
     NEEDS(THROTTLE, h->index);
     *bits = c.throttle;
+    return leave(SUCCESS);
+}
+
+/* ---- what other tools ask besides (make bench compares with them) ---------------------------- */
+
+int nvmlDeviceGetArchitecture(device_t *h, unsigned int *architecture) {
+    ENTER("nvmlDeviceGetArchitecture", h->index);
+    *architecture = 9;  /* Hopper */
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetComputeMode(device_t *h, unsigned int *mode) {
+    ENTER("nvmlDeviceGetComputeMode", h->index);
+    *mode = 0;
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetUtilizationRates(device_t *h, unsigned int *gpu_and_memory) {
+    ENTER("nvmlDeviceGetUtilizationRates", h->index);
+    gpu_and_memory[0] = gpu_and_memory[1] = 50;
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetMemoryInfo(device_t *h, unsigned long long *total_free_used) {
+    ENTER("nvmlDeviceGetMemoryInfo", h->index);
+    total_free_used[0] = 80ULL << 30;
+    total_free_used[1] = total_free_used[2] = 40ULL << 30;
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetPowerManagementLimit(device_t *h, unsigned int *mw) {
+    ENTER("nvmlDeviceGetPowerManagementLimit", h->index);
+    *mw = c.limit_mw;
+    return leave(SUCCESS);
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(device_t *h, unsigned int *count, process_t *out) {
+    (void)out;
+    ENTER("nvmlDeviceGetGraphicsRunningProcesses_v3", h->index);
+    *count = 0;
     return leave(SUCCESS);
 }

@@ -1,0 +1,247 @@
+"""What does a stage's begin and end cost the program that is measured, beside what other tools ask?
+
+    python tests/bench/client_cost.py [--quick] [--out DIR]
+
+A real daemon over the simulated source; the client with its spool, sender thread and acknowledgements, in
+a process of its own. Paced calls are compared with two bare appending writes of the same size to the same
+folder, taken in turns in the same loop: what wakes up late, wakes up late for both. Peers measure one fake
+GPU whose counter burns 2.8 ms of CPU a read, as an H100's does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.figures import Bench, child_env, memory_mib, options, percentile, run_child
+
+COUNTER_MS = 2.8
+PACES = {  # seconds between the starts of two pairs, pairs
+    "every 2 ms": (0.002, 4_000),
+    "every 50 ms": (0.05, 500),
+}
+PEERS = ("zeus-window", "codecarbon", "nvitop-1s")
+PEER_NAMES = {
+    "zeus-window": "ZeusMonitor begin_window + end_window",
+    "codecarbon": "CodeCarbon start_task + stop_task",
+    "nvitop-1s": "nvitop activate + collect + deactivate",
+}
+
+
+# ---- in the measured process -----------------------------------------------------------------------------
+
+
+def back_to_back(seconds: float) -> dict[str, Any]:
+    """Nanoseconds of a begin and end together, one pair after the other."""
+    import energyd_client as energy
+
+    took: list[int] = []
+    with energy.run("cost") as run:
+        pairs(run, 500)
+        energy.flush(20)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            took += pairs(run, 500)
+    stored = energy.flush(60)
+    return {"ns": summary(took), "stored": stored, "losses": energy.losses()}
+
+
+def pairs(run: Any, n: int) -> list[int]:
+    took = []
+    for _ in range(n):
+        stage = run.stage("step")
+        t = time.perf_counter_ns()
+        stage.begin()
+        stage.end()
+        took.append(time.perf_counter_ns() - t)
+    return took
+
+
+def paced(period_s: float, n: int, folder: Path, computing: bool) -> dict[str, Any]:
+    """A pair and two bare writes in turns, each half a period after the other."""
+    import energyd_client as energy
+    from energyd_client import lifetime
+
+    stop = threading.Event()
+    if computing:
+        threading.Thread(target=compute, args=(stop,), daemon=True).start()
+    pair_ns: list[int] = []
+    write_ns: list[int] = []
+    fd = os.open(folder / f"bare-{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    with energy.run("cost") as run:
+        run.stage("step").begin().end()
+        box = lifetime.opened()
+        assert box is not None
+        size = box.spool.size
+        stage = run.stage("step").begin()
+        middle = box.spool.size
+        stage.end()
+        first, second = os.urandom(middle - size), os.urandom(box.spool.size - middle)
+        for _ in range(n):
+            time.sleep(period_s / 2)
+            pair_ns += pairs(run, 1)
+            time.sleep(period_s / 2)
+            t = time.perf_counter_ns()
+            os.write(fd, first)
+            os.write(fd, second)
+            write_ns.append(time.perf_counter_ns() - t)
+    stop.set()
+    os.close(fd)
+    stored = energy.flush(60)
+    return {"ns": summary(pair_ns), "write_ns": summary(write_ns), "bytes": [len(first), len(second)],
+            "stored": stored, "losses": energy.losses()}  # fmt: skip
+
+
+def compute(stop: threading.Event) -> None:
+    """A thread that never lets go of the interpreter lock by itself."""
+    x = 1
+    while not stop.is_set():
+        for _ in range(1000):
+            x = x * 1_103_515_245 % 2_147_483_647
+
+
+def growth(markers: int) -> dict[str, Any]:
+    """Memory and spool after each twentieth, once all of it is acknowledged."""
+    import energyd_client as energy
+    from energyd_client import lifetime
+
+    seen = []
+    began = time.monotonic()
+    with energy.run("growth") as run:
+        for part in range(20):
+            pairs(run, markers // 40)
+            energy.flush(100)  # before what waits fills memory: growth is asked, not overload
+            box = lifetime.opened()
+            assert box is not None
+            rss = memory_mib(os.getpid(), "VmRSS")
+            seen.append(((part + 1) * markers // 20, rss, box.spool.size / 2**20))
+    return {"seen": seen, "stored": energy.flush(60), "losses": energy.losses(),
+            "markers_s": markers / (time.monotonic() - began)}  # fmt: skip
+
+
+def peer(name: str, seconds: float) -> dict[str, Any]:
+    """The same pair of calls on another tool."""
+    from bench.accuracy.tools import LIVE
+
+    tool = LIVE[name]()
+    took: list[int] = []
+    for _ in range(3):
+        tool.begin("warm")
+        tool.end("warm")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until or len(took) < 10:
+        t = time.perf_counter_ns()
+        tool.begin("step")
+        tool.end("step")
+        took.append(time.perf_counter_ns() - t)
+    tool.close()
+    return {"ns": summary(took), "version": tool.version}
+
+
+def summary(ns: list[int]) -> dict[str, float]:
+    return {"n": len(ns), "p50": percentile(ns, 0.5), "p90": percentile(ns, 0.9), "p99": percentile(ns, 0.99),
+            "max": max(ns), "mean": sum(ns) / len(ns)}  # fmt: skip
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "back_to_back": lambda s: back_to_back(float(s)),
+    "paced": lambda s, n, folder, computing: paced(float(s), int(n), Path(folder), computing == "1"),
+    "growth": lambda n: growth(int(n)),
+    "peer": lambda name, s: peer(name, float(s)),
+}
+
+
+# ---- the whole -------------------------------------------------------------------------------------------
+
+
+def measure(bench: Bench, folder: Path) -> None:
+    """All rows."""
+    from fake_nvml.build import FakeNvml, build
+    from real_daemon import Daemon
+
+    quick = bench.options.quick
+    daemon = Daemon(folder, child_env()).start(source="simulated")
+    try:
+        env = {**daemon.env}
+        mine = run_child(__file__, "--part", "back_to_back", "0.5" if quick else "10", env=env)
+        bench.raw["back_to_back"] = mine
+        p50_us = mine["ns"]["p50"] / 1000
+        library = build(folder / "nvml")
+        peer_rows = [(name, *_peer(library, folder, name, 0.2 if quick else 5, FakeNvml)) for name in PEERS]
+        bench.raw["peers"] = {name: found for name, found, _ in peer_rows}
+        for i, (name, found, why) in enumerate(peer_rows):
+            what = "begin + end, back to back, p50" + (f", beside {name.partition('-')[0]}" if i else "")
+            known = PEER_NAMES[name] + (f" {found['version']}" if found else "")
+            bench.add(what, p50_us, "µs", target=15 if not i else None, peer=known, note=why,
+                      peer_figure=found and found["ns"]["p50"] / 1000)  # fmt: skip
+        bench.add("begin + end, back to back, p99", mine["ns"]["p99"] / 1000, "µs")
+        for name, (period_s, n) in PACES.items():
+            _paced(bench, name, period_s, 20 if quick else n, daemon, folder, computing=False)
+        _paced(bench, "every 10 ms beside a computing thread", 0.01, 20 if quick else 500, daemon, folder,
+               computing=True)  # fmt: skip
+        _growth(bench, 2_000 if quick else 1_000_000, env)
+    finally:
+        daemon.stop()
+
+
+def _peer(library: Path | None, folder: Path, name: str, seconds: float, fake: Any) -> tuple[Any, Any]:
+    if library is None:
+        return None, "gcc missing: no fake NVML library"
+    machine = fake(library, folder)
+    machine.control(f"burn_ms {COUNTER_MS} counter\n")
+    smi = folder / "bin" / "nvidia-smi"  # CodeCarbon believes in NVIDIA GPUs where this command answers
+    smi.parent.mkdir(exist_ok=True)
+    smi.write_text("#!/bin/sh\necho fake\n")
+    smi.chmod(0o755)
+    try:
+        env = child_env(**{k: machine.env[k] for k in ("LD_LIBRARY_PATH", "FAKE_NVML_CONTROL")})
+        env["PATH"] = f"{smi.parent}:{env['PATH']}"
+        return run_child(__file__, "--part", "peer", name, str(seconds), env=env), ""
+    except (RuntimeError, ValueError, OSError) as error:
+        return None, str(error)[:200]
+
+
+def _paced(
+    bench: Bench, name: str, period_s: float, n: int, daemon: Any, folder: Path, *, computing: bool
+) -> None:
+    arguments = [str(period_s), str(n), str(folder), str(int(computing))]
+    found = run_child(__file__, "--part", "paced", *arguments, env=daemon.env)
+    bench.raw[name] = found
+    for which in ("p50", "p99"):
+        pair, write = found["ns"][which], found["write_ns"][which]
+        bench.add(f"begin + end, {name}, {which}, over two bare writes", pair / write, "times", target=2,
+                  note=f"{pair / 1000:.1f} µs against {write / 1000:.1f} µs, {n} of each")  # fmt: skip
+
+
+def _growth(bench: Bench, markers: int, env: dict[str, str]) -> None:
+    found = run_child(__file__, "--part", "growth", str(markers), env=env)
+    bench.raw["growth"] = found
+    (_, first_mib, _), *_, (_, last_mib, _) = found["seen"]
+    note = f"from {first_mib:.1f} MiB; {found['losses'] or 'nothing'} lost; all stored: {found['stored']}"
+    bench.add(f"memory that {markers:,} markers add to the client", last_mib - first_mib, "MiB", target=1,
+              note=note)  # fmt: skip
+    bench.add("largest spool after its acknowledgements", max(s for _, _, s in found["seen"]), "MiB", target=4)
+
+
+def main() -> None:
+    """Run as a whole, or as one part in a process of its own."""
+    if sys.argv[1:2] == ["--part"]:
+        print(json.dumps(PARTS[sys.argv[2]](*sys.argv[3:])))
+        return
+    bench = Bench("client_cost", "what do a stage's begin and end cost the program?", options(__doc__))
+    with tempfile.TemporaryDirectory() as folder:
+        measure(bench, Path(folder))
+    bench.tell()
+
+
+if __name__ == "__main__":
+    main()
