@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -p tests.allowed_skips
 ARGS ?=
 OUT ?= docs/results/accuracy
+BENCHES := storage client_cost intake hours daemon_cost
+QUERY_STORE ?=
 # A tool that talks only when something is wrong.
 quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f $$log; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test test-long test-gpu bench-coverage bench-accuracy bench-same bench-sync demo clean
+.PHONY: help deps setup check test test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +46,17 @@ test-long: deps setup ## tests that take minutes
 
 test-gpu: deps setup ## tests that need an NVIDIA GPU
 	@$(PYTEST) -m gpu --timeout 1800 $(ARGS)
+
+bench: setup build/peers ## what does measuring cost, how fast is it? 10 minutes, alone on the machine (docs/results/performance.md)
+	@for each in $(BENCHES); do \
+		BENCH_PEERS=build/peers $(BIN)/python tests/bench/$$each.py --out docs/results/performance $(ARGS) || exit 1; done
+	@test -z '$(QUERY_STORE)' || $(BIN)/python tests/bench/query.py $(QUERY_STORE) > docs/results/performance/query.txt
+	@$(BIN)/python tests/bench/report.py docs/results/performance > docs/results/performance.md
+	@echo docs/results/performance.md
+
+build/peers:
+	@echo "installing the tools to compare with into $@"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $@.new 'nvitop>=1.7' 'zeus>=0.16' && mv $@.new $@
 
 bench-coverage: setup ## how often the stated doubt holds the truth, on closed-form loads (docs/measurement.md)
 	@PYTHONPATH=tests $(BIN)/python tests/bench/coverage.py $(ARGS)

@@ -40,8 +40,8 @@ PENDING_WAIT_S: Final = 3.0
 """How long a stop waits for a sample to follow the stages that have just ended."""
 
 SWITCH_S: Final = 0.000_2
-"""How long a busy thread keeps the interpreter from the others. At Python's 5 ms the wire thread, which lets
-go at every frame, waits for the recorder as often: 26,000 markers a second were acknowledged where 48,000 are."""
+"""How long a busy thread keeps the interpreter from the others. The wire thread lets go of it at every
+frame; at Python's 5 ms, with a busy recorder, 26,000 markers a second were acknowledged instead of 48,000."""
 
 SOURCE_WAIT_S: Final = 5.0
 """How long a start waits for its sources; a slower one is declared when it is there."""

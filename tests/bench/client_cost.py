@@ -229,7 +229,9 @@ def _growth(bench: Bench, markers: int, env: dict[str, str]) -> None:
     note = f"from {first_mib:.1f} MiB; {found['losses'] or 'nothing'} lost; all stored: {found['stored']}"
     bench.add(f"memory that {markers:,} markers add to the client", last_mib - first_mib, "MiB", target=1,
               note=note)  # fmt: skip
-    bench.add("largest spool after its acknowledgements", max(s for _, _, s in found["seen"]), "MiB", target=4)
+    bench.add(
+        "largest spool after its acknowledgements", max(s for _, _, s in found["seen"]), "MiB", target=4
+    )
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
     python tests/bench/daemon_cost.py [--quick] [--out DIR] [--seconds 60]
 
-A real daemon over the fake NVML library with eight devices, whose calls burn the CPU time that an H100's driver
-does: ring 0.5 ms, counter 3 ms. The library counts what is spent inside its calls. Three spells: nothing else;
-100 markers a second from the real client; readers that query all the time while an hour ends and is sealed. A
-CodeCarbon child, where the CPU is estimated by one, is told apart.
+A real daemon over the fake NVML library with eight devices, whose calls burn the CPU time that an H100's
+driver does: ring 0.5 ms, counter 3 ms. The library counts what is spent inside its calls. Three spells:
+nothing else; 100 markers a second from the real client; readers that query all the time while an hour ends
+and is sealed. A CodeCarbon child, where the CPU is estimated by one, is told apart.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A benchmark makes rows and hands them to `tell`: a table on the screen and, with --out, one JSON file:
 
-    {"name", "question", "began", "seconds", "machine": {…}, "quick": bool, "rows": [{"what", "figure", "unit",
-     "target", "at_least", "peer", "peer_figure", "note"}], "raw": {…}}
+    {"name", "question", "began", "seconds", "machine": {…}, "quick": bool, "raw": {…},
+     "rows": [{"what", "figure", "unit", "target", "at_least", "peer", "peer_figure", "note"}]}
 
 `figure` None means that it could not be measured, and `note` says why. Nothing here says `met` but `met()`.
 """
@@ -95,7 +95,9 @@ class Bench:
         print(f"{self.name}: {self.question}")
         for row in self.rows:
             text = cells(row)
-            print("  " + "  ".join([c.ljust(w) for c, w in zip(text, widths, strict=False)] + text[4:]).rstrip())
+            print(
+                "  " + "  ".join([c.ljust(w) for c, w in zip(text, widths, strict=False)] + text[4:]).rstrip()
+            )
         if self.options.out is not None:
             found = {
                 "name": self.name,
@@ -115,7 +117,9 @@ def options(question: str | None, more: Sequence[tuple[str, dict[str, Any]]] = (
     """The flags that every benchmark has, and its own."""
     parser = argparse.ArgumentParser(description=(question or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder for the JSON")
-    parser.add_argument("--quick", action="store_true", help="a second each: shows that it runs, not how fast")
+    parser.add_argument(
+        "--quick", action="store_true", help="a second each: shows that it runs, not how fast"
+    )
     for name, how in more:
         parser.add_argument(name, **how)
     return parser.parse_args()
@@ -143,7 +147,11 @@ def memory_mib(pid: int | str, which: str) -> float:
 def machine() -> dict[str, Any]:
     """Where this ran, and of which commit."""
     model = next(
-        (s.partition(":")[2].strip() for s in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in s),
+        (
+            s.partition(":")[2].strip()
+            for s in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in s
+        ),
         platform.machine(),
     )
     return {
@@ -189,12 +197,14 @@ def peers() -> list[str]:
 
 
 def run_child(script: str, *arguments: str, env: dict[str, str], timeout_s: float = 300) -> Any:
-    """What a part of a benchmark in its own process found: the JSON in its last line. RuntimeError: why not."""
+    """What a part of a benchmark in its own process found: the JSON in its last line. Raises RuntimeError."""
     command = [sys.executable, script, *arguments]
     began = time.monotonic()
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        last = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[
+            -1
+        ]
         raise RuntimeError(last)
     print(f"{Path(script).stem} {' '.join(arguments)}: {time.monotonic() - began:.1f} s", file=sys.stderr)
     return json.loads(done.stdout.splitlines()[-1])

@@ -2,10 +2,10 @@
 
     python tests/bench/intake.py [--quick] [--out DIR]
 
-Two processes speak the protocol over a DEALER each with frames packed beforehand, inside the credit window, so
-that what is timed is what the daemon does: decode, track, commit, acknowledge. Two mixes: counts, as a training
-loop sends one a step of a long stage; and whole stages on one GPU each (begin, count, end), for which the
-daemon also works out every stage's energies. A row below says what the real client reaches.
+Two processes speak the protocol over a DEALER each with frames packed beforehand, inside the credit window,
+so that what is timed is what the daemon does: decode, track, commit, acknowledge. Two mixes: counts, as a
+training loop sends one a step of a long stage; and whole stages on one GPU each (begin, count, end), for
+which the daemon also works out every stage's energies. A row below says what the real client reaches.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def measure(bench: Bench, folder: Path) -> None:
             seconds = max(f["ended"] for f in found) - min(f["began"] for f in found)
             cpu = cpu_s(pid) - cpu
             what = f"markers a second acknowledged, {CLIENTS} clients, 8 GPUs, "
-            bench.add(what + ("counts" if mix == "counts" else "whole stages"), n / seconds, "/s",
-                      target=50_000, at_least=True,
-                      note=f"{n:,} in {seconds:.1f} s, {1e6 * cpu / n:.0f} µs of the daemon's CPU each")  # fmt: skip
+            what += "counts" if mix == "counts" else "whole stages"
+            note = f"{n:,} in {seconds:.1f} s, {1e6 * cpu / n:.0f} µs of the daemon's CPU each"
+            bench.add(what, n / seconds, "/s", target=50_000, at_least=True, note=note)
             total += n
         mine = run_child(__file__, "--part", "client", "999" if quick else "30000", env=daemon.env)
         bench.raw["client"] = mine

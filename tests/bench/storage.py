@@ -43,10 +43,9 @@ def recorded(paths: list[Path], device: int, length_ns: int) -> Samples:
             step = np.diff(t_ns, prepend=t_ns[0] - 20_000_000)
             step = np.clip(step, 1_000_000, 50_000_000)
             if round_:
-                mw = np.rint(mw * rng.normal(1, NOISE, len(mw)))
                 step = np.maximum(1_000_000, step + 1000 * rng.integers(-20, 21, len(step)))
             steps.append(step)
-            power.append(mw)
+            power.append(np.rint(mw * rng.normal(1, NOISE, len(mw))) if round_ else mw)
             total += int(step.sum())
         round_ += 1
     t = START_NS + device * 1_234_000 + np.cumsum(np.concatenate(steps))

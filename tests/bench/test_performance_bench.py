@@ -1,0 +1,64 @@
+"""Do the benchmarks of `make bench` run, say their figures, and judge them by nothing but the figures?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.figures import Row, cells, child_env, met
+from bench.report import page, read_all
+
+BENCH = Path(__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("storage", "bytes a sample sealed, recorded H100 loads"),
+        ("intake", "markers lost or doubled"),
+        ("daemon_cost", "of it outside NVML calls"),
+        ("client_cost", "begin + end, every 50 ms, p99, over two bare writes"),
+        ("hours", "memory that an hour adds"),
+    ],
+)
+def test_a_benchmark_says_its_figures_and_keeps_them(script: str, said: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / f"{script}.py"), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, env=child_env(), capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout
+    found = json.loads((tmp_path / f"{script}.json").read_text())
+    assert found["quick"]
+    assert found["machine"]["cores"] >= 1
+    (row,) = [r for r in found["rows"] if r["what"] == said]
+    assert row["figure"] is not None
+    with pytest.raises(ValueError, match="quick"):  # so that no such figure gets into the page
+        read_all(tmp_path)
+
+
+def test_a_verdict_follows_from_figure_and_target_alone() -> None:
+    assert met(Row("a", 2.0, "s", target=3)) is True
+    assert met(Row("a", 4.0, "s", target=3)) is False
+    assert met(Row("a", 4.0, "/s", target=3, at_least=True)) is True
+    assert met(Row("a", 2.0, "/s", target=3, at_least=True)) is False
+    assert met(Row("a", 2.0, "s")) is None
+    assert met(Row("a", None, "s", target=3)) is False  # what could not be measured is not met
+
+
+def test_a_peer_that_did_not_run_is_said_to_be_missing_and_one_that_did_gives_a_ratio() -> None:
+    assert "not run" in cells(Row("a", 2.0, "µs", peer="zeus"))[4]
+    assert "3 ×" in cells(Row("a", 2.0, "µs", peer="zeus", peer_figure=6.0))[4]
+
+
+def test_the_page_counts_what_is_met_and_names_the_machine() -> None:
+    rows = [vars(Row("fast", 1.0, "s", target=2)), vars(Row("slow", 3.0, "s", target=2))]
+    machine = {"cpu": "Test CPU", "cores": 2, "kernel": "6.1", "commit": "abc"}
+    found = [{"name": "query", "began": "now", "seconds": 1.0, "machine": machine, "rows": rows}]
+    text = page(found)
+    assert "**1 of 2 targets met.**" in text
+    assert "Test CPU, 2 cores" in text
+    assert "commit abc" in text
+    assert "| slow | 3 s | ≤ 2 s | **no** |" in text
