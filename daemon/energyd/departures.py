@@ -88,8 +88,11 @@ class Departures:
         if client in self._collections:
             return self._collections[client].spool.uid
         known = self._expected.get(client)
-        found = owner(self._folder / f"{client}.spool") if known is None else (known, True)
-        return found[0] if found is not None else None
+        if known is not None:
+            return known
+        found = owner(self._folder / f"{client}.spool")
+        # A living process's file may lie on a mount that maps uids; a dead one's is all there is to go by.
+        return found[0] if found is not None and not found[1] else None
 
     def greeted(self, client: str) -> None:
         """It lives."""
