@@ -13,7 +13,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync demo clean
+.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ check: setup ## style, types and import arrows
 
 test: deps setup check ## what CI runs: checks and the whole suite (ARGS="-k top" narrows it)
 	@$(PYTEST) -n 4 -m "not long and not gpu" $(ARGS)
+
+faults: deps setup ## break things on purpose: what survives? (docs/faults.md; a part of `make test`)
+	@$(PYTEST) -n 4 -m "fault and not long and not gpu" $(ARGS)
 
 test-long: deps setup ## tests that take minutes
 	@$(PYTEST) -m "long and not gpu" --timeout 1800 $(ARGS)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import msgpack
+import pytest
 
 import energyd_client as energy
 from energyd_client import lifetime, outbox, reach, sender
@@ -26,6 +27,11 @@ def test_acks_empty_the_spool_and_a_clean_exit_removes_it(workplace, daemon):
     assert daemon.heard[-1].TYPE == "bye"
 
 
+@pytest.mark.fault(
+    "No daemon",
+    seen="One warning; the program runs on.",
+    lost="Power of that time; markers stay in the spool.",
+)
 def test_without_a_daemon_the_program_runs_with_one_warning_and_leaves_its_spool(workplace):
     program = (
         "import energyd_client as e\n"
@@ -68,6 +74,11 @@ def test_a_missing_spool_folder_is_warned_of_once_and_markers_are_sent_all_the_s
     assert energy.losses() == {"unspooled": 4}
 
 
+@pytest.mark.fault(
+    "No permission on the socket",
+    seen="One warning: `permission denied`, with the path and the cure.",
+    lost="Nothing is measured; markers stay in the spool.",
+)
 def test_a_socket_without_permission_is_named_as_such(workplace, daemon):
     Path(workplace.endpoint[6:]).chmod(0)
     pid = os.fork()
@@ -124,6 +135,7 @@ def test_markers_that_credit_kept_back_at_the_end_are_left_to_the_spool_without_
     assert len(read_spool(spool)[1]) == 10
 
 
+@pytest.mark.fault("kill -9 of daemon and clients at random moments")
 def test_a_daemon_that_dies_before_its_commit_gets_the_rest_again_after_its_restart(make_daemon, until):
     daemon = make_daemon().start()
     with energy.run("r") as run:
@@ -146,6 +158,7 @@ def test_a_daemon_that_dies_before_its_commit_gets_the_rest_again_after_its_rest
     assert daemon.types() == ["run_begin"] + ["begin", "end"] * 51 + ["run_end"]
 
 
+@pytest.mark.fault("kill -9 of daemon and clients at random moments")
 def test_a_daemon_that_dies_after_its_commit_and_before_its_ack_stores_nothing_twice(make_daemon, until):
     daemon = make_daemon().start()
     daemon.acking = False
@@ -197,6 +210,7 @@ def test_garbage_from_the_daemon_is_ignored_and_counted(make_daemon, until):
     assert daemon.types() == ["run_begin", "begin", "end", "run_end"]
 
 
+@pytest.mark.fault("A client of another protocol version")
 def test_a_daemon_of_another_protocol_stops_the_sending_with_one_warning(make_daemon, caplog, until):
     daemon = make_daemon()
     daemon.version_refused = True
@@ -214,6 +228,7 @@ def test_a_daemon_of_another_protocol_stops_the_sending_with_one_warning(make_da
     assert [m.TYPE for m in kept] == ["run_begin", "run_end"]
 
 
+@pytest.mark.fault("kill -9 of daemon and clients at random moments")
 def test_kill_nine_leaves_a_spool_with_every_marker_whose_call_returned(workplace):
     program = (
         "import energyd_client as e, time\n"

@@ -43,6 +43,11 @@ def test_a_spool_is_readable_for_the_group_whatever_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "c.spool").stat().st_mode) == 0o640
 
 
+@pytest.mark.fault(
+    "A damaged spool",
+    seen="One line in the daemon's log; a file that is none is renamed to `.bad`.",
+    lost="The markers from the damaged byte on.",
+)
 def test_a_spool_torn_at_any_byte_yields_the_whole_markers_before_it(filled):
     raw = filled.read_bytes()
     ends, at = [], 0
@@ -57,6 +62,7 @@ def test_a_spool_torn_at_any_byte_yields_the_whole_markers_before_it(filled):
         assert len(markers) == max(0, whole - 1)
 
 
+@pytest.mark.fault("A damaged spool")
 def test_a_flipped_byte_never_yields_a_wrong_marker(filled):
     raw = filled.read_bytes()
     right = [marker(seq) for seq in range(1, 6)]
@@ -134,6 +140,7 @@ def test_a_full_spool_refuses_and_stays_readable(tmp_path, monkeypatch):
     assert read_spool(full.path)[1] == [marker(seq) for seq in range(1, 1 + sum(results))]
 
 
+@pytest.mark.fault("A damaged spool")
 def test_a_disk_that_takes_half_a_marker_leaves_no_torn_frame_in_the_middle(tmp_path, monkeypatch):
     tight = Spool(tmp_path, "c", pack(HELLO))
     write = os.write

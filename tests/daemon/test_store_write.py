@@ -66,6 +66,11 @@ def test_an_open_row_is_replaced_and_removed_when_it_closes(store: HotStore) -> 
     assert store.fetch("SELECT count(*) FROM memos") == [(0,)]
 
 
+@pytest.mark.fault(
+    "A daemon upgraded over an older store",
+    seen="Columns that are new read NULL in older hours.",
+    lost="Nothing.",
+)
 def test_a_store_of_an_older_release_gets_the_columns_and_tables_that_have_come_since(layout: Layout) -> None:
     old = HotStore(layout)
     old.hour(HOUR)
@@ -171,6 +176,7 @@ while True:
 """
 
 
+@pytest.mark.fault("kill -9 of daemon and clients at random moments")
 def test_a_writer_killed_again_and_again_loses_no_commit_and_doubles_none(layout: Layout) -> None:
     rng = np.random.default_rng(5)
     told = 0

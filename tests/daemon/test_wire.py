@@ -82,6 +82,7 @@ def test_oversize_frames_and_bombs_are_refused() -> None:
     assert refused(b"\xdd\xff\xff\xff\xff").code == "malformed"
 
 
+@pytest.mark.fault("Malformed messages")
 @given(st.binary(max_size=200))
 def test_random_bytes_are_a_message_or_a_refusal_and_nothing_else(data: bytes) -> None:
     code = None

@@ -74,6 +74,11 @@ def still_measures(daemon: Daemon) -> None:
     wait_for(lambda: daemon.query(f"FROM stages WHERE run_id = '{run_id}' AND state = 'final'"))
 
 
+@pytest.mark.fault(
+    "No place to write at start",
+    seen="`start` ends with exit code 78 and names path, uid and cure.",
+    lost="Nothing; nothing was begun.",
+)
 def test_a_store_that_cannot_be_written_is_named_with_uid_and_cure(daemon: Daemon, tmp_path: Any) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -85,6 +90,7 @@ def test_a_store_that_cannot_be_written_is_named_with_uid_and_cure(daemon: Daemo
     assert "Traceback" not in err
 
 
+@pytest.mark.fault("No place to write at start")
 def test_a_store_without_permission_is_refused(daemon: Daemon, tmp_path: Any) -> None:
     if os.geteuid() != 0:
         code, err = foreground(daemon, store="/proc/energyd")
@@ -94,6 +100,11 @@ def test_a_store_without_permission_is_refused(daemon: Daemon, tmp_path: Any) ->
     assert "cannot write" in err
 
 
+@pytest.mark.fault(
+    "A second daemon",
+    seen="`already running: pid P holds …`, exit code 1.",
+    lost="Nothing; the first goes on.",
+)
 def test_a_second_daemon_on_one_store_is_refused_and_the_first_goes_on(running: Daemon) -> None:
     code, err = foreground(running, "--source", "simulated", ENERGYD_ENDPOINT=running.endpoint + "2")
     assert code == 1
@@ -102,6 +113,7 @@ def test_a_second_daemon_on_one_store_is_refused_and_the_first_goes_on(running: 
     still_measures(running)
 
 
+@pytest.mark.fault("A second daemon")
 def test_a_second_daemon_on_one_endpoint_is_refused_and_steals_nothing(
     running: Daemon, tmp_path: Any
 ) -> None:
@@ -149,6 +161,11 @@ def test_an_unknown_run_or_stage_is_named(running: Daemon) -> None:
     assert "no-such-stage" in out.stderr
 
 
+@pytest.mark.fault(
+    "Malformed messages",
+    seen="An `error` reply that names the field; `refused` in `energyd status`, one line in the log a kind.",
+    lost="The message itself.",
+)
 @pytest.mark.parametrize(
     "garbage",
     [b"", b"GET / HTTP/1.1\r\n\r\n", b"\xc1" * 100, b"\x91" * 60_000],
@@ -161,6 +178,7 @@ def test_garbage_on_the_socket_is_answered_and_survived(running: Daemon, raw: Ra
     still_measures(running)
 
 
+@pytest.mark.fault("Malformed messages")
 def test_bytes_that_are_not_even_zeromq_are_survived(running: Daemon) -> None:
     greeting = b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f" + b"\x03\x00NULL" * 20
     for payload in (b"\x00" * 10, greeting, os.urandom(5_000)):
@@ -173,6 +191,11 @@ def test_bytes_that_are_not_even_zeromq_are_survived(running: Daemon) -> None:
     still_measures(running)
 
 
+@pytest.mark.fault(
+    "Oversized messages",
+    seen="The sender's connection is dropped and made anew; energyd's own client never sends one.",
+    lost="The message itself.",
+)
 def test_an_oversize_frame_does_not_harm_others(running: Daemon) -> None:
     peer = Raw(running.endpoint)
     peer.socket.send(b"\x80" * (protocol.MAX_FRAME_BYTES + 1))
@@ -190,6 +213,11 @@ def test_a_marker_before_hello_is_refused(raw: Raw) -> None:
     assert answer["code"] == "hello_first"
 
 
+@pytest.mark.fault(
+    "A client of another protocol version",
+    seen="One warning that says which side to upgrade; the program runs unmeasured.",
+    lost="Its markers stay in its spool.",
+)
 def test_a_client_of_another_protocol_version_is_told_which_side_to_upgrade(raw: Raw) -> None:
     newer = raw.hello(v=protocol.VERSION + 1, flux_capacitor=1)
     assert newer["code"] == "version"
@@ -198,6 +226,7 @@ def test_a_client_of_another_protocol_version_is_told_which_side_to_upgrade(raw:
     assert "upgrade the client" in older["message"]
 
 
+@pytest.mark.fault("Malformed messages")
 def test_an_unknown_field_is_refused_by_name_and_the_rest_is_stored(running: Daemon, raw: Raw) -> None:
     raw.hello()
     begin = msgpack.unpackb(protocol.pack(protocol.RunBegin(1, clock.now_ns(), "rawrun", "raw")))
@@ -226,6 +255,7 @@ def test_a_stage_ended_twice_is_refused_and_keeps_its_first_end(running: Daemon,
     assert row["d"] == 1_000
 
 
+@pytest.mark.fault("Malformed messages")
 def test_nonsense_that_is_valid_on_the_wire_does_not_poison_the_store(running: Daemon, raw: Raw) -> None:
     raw.hello()
     t = clock.now_ns()

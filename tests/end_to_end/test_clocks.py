@@ -50,6 +50,11 @@ def gaps_are_over(daemon: Daemon, n: int) -> None:
 STEPS_S = {"five-ahead": 5.0, "five-back": -5.0, "little-ahead": 0.2, "little-back": -0.2}
 
 
+@pytest.mark.fault(
+    "The wall clock is set",
+    seen="A gap `clock_step`, bridged.",
+    lost="Nothing: edges and joules do not move.",
+)
 def test_a_set_wall_clock_is_a_bridged_gap_and_moves_no_edge(
     daemon: Daemon, fake_nvml: FakeNvml, fake_clock: FakeClock
 ) -> None:
@@ -74,6 +79,11 @@ def test_a_set_wall_clock_is_a_bridged_gap_and_moves_no_edge(
     assert clocks == daemon.query("SELECT DISTINCT offset_ns FROM boots")
 
 
+@pytest.mark.fault(
+    "Suspend",
+    seen="A gap `suspend`.",
+    lost="Samples of the night; energy is NULL where the counter began anew.",
+)
 def test_a_suspend_is_a_gap_that_a_counter_that_lived_on_bridges_and_one_that_began_anew_does_not(
     daemon: Daemon, fake_nvml: FakeNvml, fake_clock: FakeClock
 ) -> None:
@@ -123,6 +133,11 @@ def test_a_nap_shorter_than_the_ring_is_deep_is_no_gap(
         assert cost.row["coverage"] == 1
 
 
+@pytest.mark.fault(
+    "The daemon is not scheduled for seconds",
+    seen="A bridged gap `overrun` beyond the ring's depth.",
+    lost="Samples beyond the ring's depth.",
+)
 def test_a_daemon_that_is_not_scheduled_loses_nothing_within_the_ring_and_beyond_it_has_a_bridged_overrun(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml
 ) -> None:
@@ -156,6 +171,12 @@ def test_a_daemon_that_is_not_scheduled_loses_nothing_within_the_ring_and_beyond
         assert long.row["energy_j"] is not None
 
 
+@pytest.mark.fault(
+    "A program in a container",
+    seen="In another time namespace its stages are placed by arrival and flagged "
+    "`arrival_time`; in another pid and user namespace nothing changes.",
+    lost="Nothing.",
+)
 @pytest.mark.parametrize("ahead_s", [5000, -20])  # one the daemon might tell by its being in the future
 def test_a_program_in_another_time_namespace_is_placed_by_arrival_and_flagged(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml, ahead_s: int

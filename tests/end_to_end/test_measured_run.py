@@ -97,6 +97,7 @@ def test_a_program_that_began_before_the_daemon_is_stored_when_it_comes(daemon: 
     assert rows[1]["gpu_j"] > 0
 
 
+@pytest.mark.fault("kill -9 of daemon and clients at random moments")
 def test_a_stage_survives_the_daemons_death_and_its_energy_covers_the_hole(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_stage_survives_the_daemons_death_and_its_energy_covers_the_hole(
     assert counted == [{"n": "16"}]
 
 
+@pytest.mark.fault("kill -9 of daemon and clients at random moments")
 def test_a_killed_program_leaves_aborted_stages_and_all_its_markers(daemon: Daemon) -> None:
     daemon.start(source="simulated")
     process = daemon.program(
