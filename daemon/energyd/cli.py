@@ -97,7 +97,7 @@ def stop(store: Path | None) -> None:
             f"may not stop pid {pid}: it belongs to another user\n  cure: as that user, or with sudo",
             PERMISSION,
         )
-    from energyd.store.lock import held
+    from energyd.store.lock import held, read_holder
 
     deadline = time.monotonic() + STOP_WAIT_S
     while held(lock):
@@ -107,6 +107,9 @@ def stop(store: Path | None) -> None:
                 FAILED,
             )
         time.sleep(0.02)
+    unstored = read_holder(lock).get("unstored")
+    if unstored:
+        fail(f"stopped (pid {pid}), but the disk did not take the last: {unstored}", DEGRADED)
     click.echo(f"stopped (pid {pid})", err=True)
 
 
@@ -205,6 +208,8 @@ def _serve(config: Any) -> None:
         report.failed(str(error), CONFIG)
     except StoreError as error:
         report.failed(f"{error}\n  cure: move {config.store} aside, or another --store", CONFIG)
+    if service.unstored:
+        sys.exit(DEGRADED)
 
 
 class _Report:

@@ -47,6 +47,8 @@ COMMIT_S: Final = 0.5
 EXPORT_S: Final = 60.0
 FIRST_EXPORT_S: Final = 2.0  # so that plain DuckDB tools see something soon
 CLOCKS_S: Final = 60.0
+STOP_RETRY_S: Final = 10.0
+"""How long a stop goes on trying to store what a full disk refuses."""
 SEAL_AFTER_NS: Final = 5_000_000_000
 """How long after an hour's end it is sealed: every device's samples of it have arrived by then."""
 
@@ -96,7 +98,8 @@ class Recorder:
         self.sealed = loaded.sealed
         self.live = live
         self.upkeep: Upkeep | None = None
-        self.degraded: str | None = None
+        self._troubles: dict[str, str] = {}  # by what it was that failed; gone once that succeeds
+        self.unstored: str | None = None  # after a stop: what could not be stored
         self.exhausted = False
         self.markers = 0
         self.refused = 0
@@ -149,9 +152,32 @@ class Recorder:
                 self.tick()
             except Exception:  # a bug must not end the sampling; the batch is kept
                 log.exception("recorder: unexpected error, going on")
-                self.degraded = "unexpected error in the recorder, see the log"
+                self._troubles["recorder"] = "unexpected error in the recorder, see the log"
+            else:
+                self._troubles.pop("recorder", None)
+        self._last_words()
+
+    def _last_words(self) -> None:
+        """The last commit and export. A full disk gets some seconds; then what is lost is said."""
+        deadline = time.monotonic() + STOP_RETRY_S
         self.tick()
+        while "commit" in self._troubles and time.monotonic() < deadline:
+            time.sleep(COMMIT_S)
+            self.tick()
+        if "commit" in self._troubles:
+            samples = sum(len(added.t_ns) for _, added in self._batch.samples)
+            markers = len(self._batch.rows.get("markers", ()))
+            self.unstored = (
+                f"{samples} samples are lost, {markers} markers stay in the spools of their programs"
+            )
+            log.error("store: %s; stopped without storing the last: %s", self.degraded, self.unstored)
+            return
         self._export()
+
+    @property
+    def degraded(self) -> str | None:
+        """What does not work at present, for people; None if all does."""
+        return "; ".join(dict.fromkeys(self._troubles.values())) or None
 
     def note(self, table: str, row: tuple[Any, ...]) -> None:
         """Add a row to the next commit. Before `start` only."""
@@ -277,14 +303,13 @@ class Recorder:
         try:
             self._store.commit(batch)
         except StoreError as error:
-            if self.degraded is None:
+            if "commit" not in self._troubles:
                 log.error("store: %s; sampling goes on, what is not stored waits in memory", error)
-            self.degraded = f"store: {error}"
+            self._troubles["commit"] = f"store: {error}"
             self.after_commit(False)
             return False
-        if self.degraded is not None:
+        if self._troubles.pop("commit", None):
             log.warning("store: writes again, nothing was lost")
-        self.degraded = None
         self.commit_ms = (time.monotonic() - began) * 1000
         with self.lock:
             self._batch = Batch()
@@ -330,8 +355,9 @@ class Recorder:
             sealed = self._store.seal(self.hour, hour)
         except StoreError as error:
             log.error("store: cannot seal the hour: %s", error)
-            self.degraded = f"store: {error}"
+            self._troubles["seal"] = f"store: cannot seal the hour: {error}"
             return
+        self._troubles.pop("seal", None)
         with self.lock:
             end = (self.hour + 1) * HOUR_NS
             for table, path in sealed.items():
@@ -377,8 +403,9 @@ class Recorder:
             written = self.live.export(self._store, samples, self.hour, self.timeline.now_ns())
         except StoreError as error:
             log.error("store: cannot write the live files: %s", error)
-            self.degraded = f"store: {error}"
+            self._troubles["export"] = f"store: cannot write the live files: {error}"
             return
+        self._troubles.pop("export", None)
         with self.lock:  # one switch: a reader sees the old files and their tail, or the new ones
             self.live.switch(written)
             for device, t_ns, _, _ in samples:

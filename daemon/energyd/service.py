@@ -52,6 +52,7 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.unstored: str | None = None  # what the last commit could not store, once it has ended
         self._stop = threading.Event()
         self._started_ns = 0
         self._samplers: list[Sampler] = []
@@ -74,7 +75,7 @@ class Service:
         layout = Layout(config.store)
         _folders(config)
         store_lock = DaemonLock(layout.lock)
-        stack.callback(store_lock.release)
+        stack.callback(lambda: store_lock.release(self.unstored))
         socket_lock = DaemonLock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
         stack.callback(socket_lock.release)
 
@@ -86,7 +87,8 @@ class Service:
         line = timeline.begin(loaded.boot_offset_ns, loaded.newest_t_ns)
         self._started_ns = line.now_ns()
         inbox = Inbox()
-        ledger = Ledger(line, loaded.devices, "daemon_down" if loaded.same_boot else "reboot")
+        silence = "daemon_down" if loaded.same_boot else "reboot"
+        ledger = Ledger(line, loaded.devices, "unstored" if store_lock.left.get("unstored") else silence)
         left = [*(s[0] for s in loaded.stages), *loaded.runs]
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
         intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
@@ -149,6 +151,7 @@ class Service:
             sampler.stop()
         recorder.stop()
         intake.stop()
+        self.unstored = recorder.unstored
 
     def _about(self, intake: Intake) -> dict[str, Any]:
         return {

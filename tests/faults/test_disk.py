@@ -33,6 +33,20 @@ class OnSmallDisk(Daemon):
         wait_for(self.holder)
         return self
 
+    def start_again(self, enter: list[str]) -> None:
+        """A second daemon on the same small disk, which a process entered by `enter` keeps."""
+        command = [sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(self.store)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*enter, *command, "--source", "simulated"], env=self.env, stdout=log, stderr=log
+            )
+        wait_for(self.holder)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command that sees the small disk."""
         assert self.process is not None
@@ -106,6 +120,34 @@ def test_on_a_full_disk_sampling_goes_on_and_all_is_stored_once_there_is_room(sm
         "(SELECT t_ns - lag(t_ns) OVER (PARTITION BY device ORDER BY t_ns) AS step_ns FROM samples)"
     )
     assert steps["longest"] <= steps["allowed"]
+
+
+@pytest.mark.fault("The store's disk is full")
+def test_a_stop_on_a_full_disk_says_what_is_lost_and_the_next_start_names_the_gap(small: OnSmallDisk) -> None:
+    small.start_small()
+    wait_for(lambda: small.query("SELECT count(*) AS n FROM samples")[0]["n"])  # else there is no gap after
+    small.inside("sh", "-c", f"cat /dev/zero > {small.store}/ballast; true")
+    wait_for(lambda: small.run("energyd", "status").returncode == 4, 30)
+    said = small.program("with energy.run('r') as run:\n    with run.stage('s'): pass\n")
+    said.communicate(timeout=30)  # it waits its bounded time for the daemon; its markers stay in its spool
+    assert list(small.spool.glob("*.spool"))
+    keeper = subprocess.Popen(["nsenter", "--target", str(small.pid), "--mount", "sleep", "100"])
+    try:
+        wait_for(lambda: small.inside("true").returncode == 0)
+        stopped = small.run("energyd", "stop", "--store", str(small.store))
+        assert stopped.returncode == 4, stopped.stderr
+        assert "samples are lost" in stopped.stderr
+        assert small.process is not None
+        assert small.process.wait(30) == 4
+        again = ["nsenter", "--target", str(keeper.pid), "--mount"]
+        subprocess.run([*again, "mount", "-o", f"remount,size={LARGE_BYTES}", str(small.store)], check=True)
+        small.start_again(again)
+        (gap,) = wait_for(lambda: small.query("SELECT DISTINCT reason FROM gaps"))
+        assert gap == {"reason": "unstored"}
+        wait_for(lambda: small.query("FROM stages WHERE name = 's' AND state = 'final'"))
+    finally:
+        keeper.kill()
+        keeper.wait()
 
 
 @pytest.mark.fault("No place to write at start")

@@ -46,7 +46,8 @@ class DaemonLock:
                     os.close(self._fd)
                     raise AlreadyRunning(path, holder) from None
                 time.sleep(0.02)
-        os.ftruncate(self._fd, 0)  # whoever wrote it before is gone
+        self.left = read_holder(path)  # what the one before, who is gone, left: see `release`
+        os.ftruncate(self._fd, 0)
 
     def announce(self, facts: dict[str, Any]) -> None:
         """Write who holds the lock and where to reach him, as one line of JSON."""
@@ -54,9 +55,11 @@ class DaemonLock:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, text, 0)
 
-    def release(self) -> None:
-        """Let the next daemon, or a reader, in."""
-        os.ftruncate(self._fd, 0)
+    def release(self, unstored: str | None = None) -> None:
+        """Let the next daemon, or a reader, in; `unstored` tells them what did not get into the store."""
+        text = json.dumps({"unstored": unstored}).encode() + b"\n" if unstored else b""
+        os.pwrite(self._fd, text, 0)  # over the old text: on a full disk there is no other place
+        os.ftruncate(self._fd, len(text))
         os.close(self._fd)
 
 
