@@ -6,40 +6,30 @@ import os
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Any
 
 from energyd_client import arguments, lifetime, place, process
+from energyd_client.block import Block, status_of
 from energyd_client.clock import now_ns
-from energyd_client.notes import count, ignored, never_raises
+from energyd_client.notes import ignored, never_raises
 from energyd_client.protocol import ArtifactMade, ArtifactUsed, Metric, RunBegin, RunEnd, RunLabels
-from energyd_client.stages import Stage, status_of
+from energyd_client.stages import Stage
 
 
-class Run(place.Place):
+class Run(Block):
     """One execution. Use as `with`, or begin() and end(). `run_id` is set by begin.
 
     Inside another run (of this process, or named by ENERGYD_RUN_ID) it joins that one: labels, metrics
     and stages go there, and its end ends nothing.
     """
 
-    __slots__ = ("_ended", "joined", "labels", "name")
+    __slots__ = ("joined", "labels")
 
     def __init__(self, name: str | None, labels: dict[str, Any]) -> None:
         super().__init__()
         self.name = process.program_name() if name is None else name
         self.labels = labels
         self.joined = False
-        self._ended = False
-
-    def begin(self) -> Run:
-        """Start it now, or join."""
-        self._begin()
-        return self
-
-    def end(self, status: str = "ok") -> None:
-        """End it now; `status` is `ok` or `error`. Ending twice is ignored, with one warning."""
-        self._end(status)
 
     def stage(self, name: str, /, *, devices: Any = None, sync: bool = False) -> Stage:
         """A stage of this run; see `energyd_client.stage`."""
@@ -96,22 +86,10 @@ class Run(place.Place):
         elif box := lifetime.outbox():
             box.post(ArtifactUsed(0, t_ns, self.run_id, known, self._stage_id()))
 
-    def __enter__(self) -> Run:
-        self._begin()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end(status_of(kind, error))
-
     @never_raises
     def _begin(self) -> None:
         t_ns = now_ns()
-        if self.run_id:
-            ignored(
-                f"run {self.name!r}", "begun twice, the second time is ignored", "make a new run each time"
-            )
+        if self._begun_before("run", bool(self.run_id)):
             return
         box = lifetime.outbox()
         self.name = arguments.name(self.name, "run name")
@@ -143,12 +121,8 @@ class Run(place.Place):
     @never_raises
     def _end(self, status: str) -> None:
         t_ns = now_ns()
-        if self._ended or not self.run_id:
-            count("ended_twice" if self._ended else "ignored")
-            fault = "ended twice, the second end is ignored" if self._ended else "ended but never begun"
-            ignored(f"run {self.name!r}", fault, "end each run once; `with` does it")
+        if not self._ends_now("run", bool(self.run_id)):
             return
-        self._ended = True
         box = lifetime.outbox()
         if box is not None and not self.joined and self.pid == os.getpid():
             box.post(RunEnd(0, t_ns, self.run_id, "ok" if status == "ok" else "error"))

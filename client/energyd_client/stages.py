@@ -9,39 +9,29 @@ import inspect
 import os
 from collections.abc import Callable, Generator
 from functools import wraps
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 from energyd_client import arguments, cuda, lifetime, place
+from energyd_client.block import Block
 from energyd_client.clock import now_ns
-from energyd_client.notes import count, ignored, never_raises, warn_once
+from energyd_client.notes import ignored, never_raises, warn_once
 from energyd_client.protocol import Count, StageBegin, StageEnd
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Stage(place.Place):
+class Stage(Block):
     """A stage of a run: a context manager, and a decorator that makes a new stage at each call.
 
     Begin and end take the time first, then keep the marker on disk and return; a sender thread does the
     rest. Neither blocks nor raises. `stage_id` is set by begin.
     """
 
-    __slots__ = ("_devices", "_ended", "_run", "_sync", "name")
+    __slots__ = ("_devices", "_run", "_sync")
 
     def __init__(self, name: str, run: place.Place | None, devices: Any = None, sync: bool = False) -> None:
         super().__init__()
         self.name, self._run, self._devices, self._sync = name, run, devices, sync
-        self._ended = False
-
-    def begin(self) -> Stage:
-        """Start it now; with `sync`, as soon as the GPUs that this process uses are idle."""
-        self._begin()
-        return self
-
-    def end(self, status: str = "ok") -> None:
-        """End it now; `status` is `ok` or `error`. Ending twice is ignored, with one warning."""
-        self._end(status)
 
     @never_raises
     def count(self, **units: int) -> None:
@@ -68,15 +58,6 @@ class Stage(place.Place):
         from energyd_client.request import stage_result
 
         return stage_result(self.stage_id, timeout_s, power)
-
-    def __enter__(self) -> Stage:
-        self._begin()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._end(status_of(kind, error))
 
     def __call__(self, function: _F) -> _F:
         """Measure each call of `function` as a stage of its own; async and generator functions too."""
@@ -114,12 +95,7 @@ class Stage(place.Place):
     def _begin(self) -> None:
         synced = self._sync and cuda.synchronize()
         t_ns = now_ns()
-        if self.stage_id is not None:
-            ignored(
-                f"stage {self.name!r}",
-                "begun twice, the second time is ignored",
-                "make a new stage each time",
-            )
+        if self._begun_before("stage", self.stage_id is not None):
             return
         box = lifetime.outbox()
         self.stage_id = lifetime.new_id()
@@ -138,12 +114,9 @@ class Stage(place.Place):
         if self._sync and self.pid == os.getpid():
             cuda.synchronize()
         t_ns = now_ns()
-        if self._ended or self.stage_id is None:
-            count("ended_twice" if self._ended else "ignored")
-            fault = "ended twice, the second end is ignored" if self._ended else "ended but never begun"
-            ignored(f"stage {self.name!r}", fault, "end each stage once; `with` does it")
+        if not self._ends_now("stage", self.stage_id is not None):
             return
-        self._ended = True
+        assert self.stage_id is not None
         box = lifetime.outbox()
         # A child forked inside the stage leaves the block too, but the stage is its parent's to end.
         if box is not None and self.pid == os.getpid():
@@ -174,10 +147,3 @@ def stage(name: str, /, *, devices: Any = None, sync: bool = False) -> Stage:
     wait for the GPU, if torch runs one.
     """
     return Stage(name, None, devices, sync)
-
-
-def status_of(kind: type[BaseException] | None, error: BaseException | None) -> str:
-    """`error` if a block was left by an exception, but `sys.exit(0)` and a closed generator are `ok`."""
-    if kind is None or issubclass(kind, GeneratorExit):
-        return "ok"
-    return "ok" if isinstance(error, SystemExit) and not error.code else "error"
