@@ -27,8 +27,7 @@ def an_old_store(daemon: Daemon, days: int) -> int:
     store.hour(first)
     facts = {
         "device": 7, "t_ns": first * HOUR_NS, "uuid": "GPU-old", "domain": "gpu", "name": "old",
-        "source": "ring",
-        "origin": "measured", "period_ns": 20_000_000, "max_step_ns": 100_000_000,
+        "source": "ring", "origin": "measured", "period_ns": 20_000_000, "max_step_ns": 100_000_000,
     }  # fmt: skip
     store.commit(Batch(rows={"devices": [tuple(facts.get(c) for c, _ in schema()["devices"])]}))
     for hour in range(first, first + 24 * days, 6):

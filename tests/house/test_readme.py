@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from energyd import config
 from energyd_client import endpoints
 from energyq.commands import cli as energyq_cli
 
@@ -60,7 +61,8 @@ def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_environment_variable_that_a_page_names_exists(page: Path) -> None:
-    known = {value for name, value in vars(endpoints).items() if name.startswith("ENV_")}
+    named = {**vars(endpoints), **vars(config)}
+    known = {value for name, value in named.items() if name.startswith("ENV_")}
     assert set(re.findall(r"\bENERGYD_[A-Z_]+\b", words(page))) - known == set()
 
 

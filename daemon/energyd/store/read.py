@@ -76,8 +76,11 @@ class Reader:
         # One thread: a training job lives on this machine too. No extension is ever fetched.
         self._con = duckdb.connect(
             config={"threads": 1, "autoinstall_known_extensions": False, "python_enable_replacements": False,
-                    "allow_persistent_secrets": False, "parquet_metadata_cache": True}
+                    "allow_persistent_secrets": False}
         )  # fmt: skip
+        self._con.execute(
+            "SET parquet_metadata_cache = true"
+        )  # a year is thousands of files, each asked often
         try:
             self._parts = self._load()
             create_views(self._con)
