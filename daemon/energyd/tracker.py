@@ -240,7 +240,7 @@ def _journal(incoming: Incoming) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-# The fields of each marker that have no column of their own (`asdict` would copy every value: 20 µs a marker).
+# The fields of each marker that have no column of their own (`asdict` would copy every value: 20 µs).
 _BODY = {
     kind: [f.name for f in fields(kind) if f.name not in ("seq", "t_ns", "run_id", "stage_id")]
     for kind in p.MARKERS
