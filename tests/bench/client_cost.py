@@ -40,17 +40,16 @@ PEER_NAMES = {
 # ---- in the measured process -----------------------------------------------------------------------------
 
 
-def back_to_back(seconds: float) -> dict[str, Any]:
-    """Nanoseconds of a begin and end together, one pair after the other."""
+def back_to_back(rounds: int) -> dict[str, Any]:
+    """Nanoseconds of a begin and end together, one pair after the other, while the sender sends."""
     import energyd_client as energy
 
     took: list[int] = []
     with energy.run("cost") as run:
         pairs(run, 500)
-        energy.flush(20)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            took += pairs(run, 500)
+        for _ in range(rounds):
+            energy.flush(60)  # the daemon is not what is asked here: what waits must not fill memory
+            took += pairs(run, 2_000)
     stored = energy.flush(60)
     return {"ns": summary(took), "stored": stored, "losses": energy.losses()}
 
@@ -109,21 +108,24 @@ def compute(stop: threading.Event) -> None:
             x = x * 1_103_515_245 % 2_147_483_647
 
 
-def growth(markers: int) -> dict[str, Any]:
-    """Memory and spool after each twentieth, once all of it is acknowledged."""
+def growth(markers: int, parts: int) -> dict[str, Any]:
+    """Memory and spool after each part, once all of it is acknowledged; stages with 18 counts each."""
     import energyd_client as energy
     from energyd_client import lifetime
 
     seen = []
     began = time.monotonic()
     with energy.run("growth") as run:
-        for part in range(20):
-            pairs(run, markers // 40)
+        for part in range(parts):
+            for _ in range(markers // parts // 20):
+                with run.stage("step") as stage:
+                    for _ in range(18):
+                        stage.count(tokens=4096)
             energy.flush(100)  # before what waits fills memory: growth is asked, not overload
             box = lifetime.opened()
             assert box is not None
             rss = memory_mib(os.getpid(), "VmRSS")
-            seen.append(((part + 1) * markers // 20, rss, box.spool.size / 2**20))
+            seen.append(((part + 1) * markers // parts, rss, box.spool.size / 2**20))
     return {"seen": seen, "stored": energy.flush(60), "losses": energy.losses(),
             "markers_s": markers / (time.monotonic() - began)}  # fmt: skip
 
@@ -153,9 +155,9 @@ def summary(ns: list[int]) -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    "back_to_back": lambda s: back_to_back(float(s)),
+    "back_to_back": lambda n: back_to_back(int(n)),
     "paced": lambda s, n, folder, computing: paced(float(s), int(n), Path(folder), computing == "1"),
-    "growth": lambda n: growth(int(n)),
+    "growth": lambda n, parts: growth(int(n), int(parts)),
     "peer": lambda name, s: peer(name, float(s)),
 }
 
@@ -172,7 +174,7 @@ def measure(bench: Bench, folder: Path) -> None:
     daemon = Daemon(folder, child_env()).start(source="simulated")
     try:
         env = {**daemon.env}
-        mine = run_child(__file__, "--part", "back_to_back", "0.5" if quick else "10", env=env)
+        mine = run_child(__file__, "--part", "back_to_back", "1" if quick else "20", env=env)
         bench.raw["back_to_back"] = mine
         p50_us = mine["ns"]["p50"] / 1000
         library = build(folder / "nvml")
@@ -223,7 +225,9 @@ def _paced(
 
 
 def _growth(bench: Bench, markers: int, env: dict[str, str]) -> None:
-    found = run_child(__file__, "--part", "growth", str(markers), env=env)
+    found = run_child(
+        __file__, "--part", "growth", str(markers), "4" if bench.options.quick else "20", env=env
+    )
     bench.raw["growth"] = found
     (_, first_mib, _), *_, (_, last_mib, _) = found["seen"]
     note = f"from {first_mib:.1f} MiB; {found['losses'] or 'nothing'} lost; all stored: {found['stored']}"
