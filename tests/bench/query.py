@@ -3,8 +3,8 @@
     python tests/bench/query.py STORE
 
 STORE is one that make_store.py has made. Each question runs in a process of its own (one thread, as always):
-opening the store, the first answer, the best of four, its CPU seconds, and the process's peak memory. Every recomputed stage
-is held against the energy that numpy found when the store was generated.
+opening the store, the first answer, the best of four, its CPU seconds, and the process's peak memory. Every
+recomputed stage is held against the energy that numpy found when the store was generated.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def ask(store: Path, name: str) -> dict[str, Any]:
 def main(store: Path) -> None:
     load = os.getloadavg()[0]  # where others compute too, believe the CPU seconds
     print(f"{platform.machine()}, {os.cpu_count()} cores (load {load:.1f}), one thread asked; {store}\n")
-    print(
-        "| question | target | open s | first s | best s | peak MiB | answer |\n|---|---|---|---|---|---|---|"
-    )
+    print("| question | target | open s | first s | best s | best CPU s | peak MiB | answer |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, (_, _, target) in QUESTIONS.items():
         done = subprocess.run(
             [sys.executable, __file__, str(store), name], capture_output=True, text=True, check=False
