@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import Bench, child_env, memory_mib, options, percentile, run_child
+from bench.figures import Bench, child_env, memory_mib, options, peers, percentile, run_child
 
 COUNTER_MS = 2.8
 PACES = {  # seconds between the starts of two pairs, pairs
@@ -124,6 +124,7 @@ def growth(markers: int, parts: int) -> dict[str, Any]:
             energy.flush(100)  # before what waits fills memory: growth is asked, not overload
             box = lifetime.opened()
             assert box is not None
+            time.sleep(0.05)  # the spool shrinks just after the flush is told
             rss = memory_mib(os.getpid(), "VmRSS")
             seen.append(((part + 1) * markers // parts, rss, box.spool.size / 2**20))
     return {"seen": seen, "stored": energy.flush(60), "losses": energy.losses(),
@@ -132,6 +133,7 @@ def growth(markers: int, parts: int) -> dict[str, Any]:
 
 def peer(name: str, seconds: float) -> dict[str, Any]:
     """The same pair of calls on another tool."""
+    sys.path += peers()
     from bench.accuracy.tools import LIVE
 
     tool = LIVE[name]()
@@ -174,7 +176,7 @@ def measure(bench: Bench, folder: Path) -> None:
     daemon = Daemon(folder, child_env()).start(source="simulated")
     try:
         env = {**daemon.env}
-        mine = run_child(__file__, "--part", "back_to_back", "1" if quick else "20", env=env)
+        mine = run_child(__file__, "--part", "back_to_back", "1" if quick else "8", env=env)
         bench.raw["back_to_back"] = mine
         p50_us = mine["ns"]["p50"] / 1000
         library = build(folder / "nvml")

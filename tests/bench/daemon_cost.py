@@ -1,6 +1,6 @@
 """What does the daemon itself cost on a machine with eight GPUs: CPU, memory, and does it stay in time?
 
-    python tests/bench/daemon_cost.py [--quick] [--out DIR] [--seconds 60]
+    python tests/bench/daemon_cost.py [--quick] [--out DIR] [--seconds 40]
 
 A real daemon over the fake NVML library with eight devices, whose calls burn the CPU time that an H100's
 driver does: ring 0.5 ms, counter 3 ms. The library counts what is spent inside its calls. Three spells:
@@ -192,7 +192,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--part"]:
         hundred_a_second(float(sys.argv[3]))
         return
-    more = [("--seconds", {"type": float, "default": 60.0, "help": "of each of three spells"})]
+    more = [("--seconds", {"type": float, "default": 40.0, "help": "of each of three spells"})]
     bench = Bench("daemon_cost", "what does the daemon cost beside eight GPUs?", options(__doc__, more))
     with tempfile.TemporaryDirectory() as folder:
         measure(bench, Path(folder))

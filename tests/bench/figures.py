@@ -186,13 +186,13 @@ def _version(name: str) -> str | None:
 
 
 def child_env(**more: str) -> dict[str, str]:
-    """The environment of a child process that may import what this one may, the tests, and the peers."""
-    paths = [*HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep), *peers()]
+    """The environment of a child process that imports this tree."""
+    paths = [*HERE, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), **more}
 
 
 def peers() -> list[str]:
-    """Folders with tools to compare with that are not installed here (the Makefile names one)."""
+    """Folders with tools to compare with, for the end of sys.path: what they bring along shadows nothing."""
     return [p for p in os.environ.get("BENCH_PEERS", "").split(os.pathsep) if p]
 
 

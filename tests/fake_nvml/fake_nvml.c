@@ -484,6 +484,7 @@ int nvmlDeviceGetSamples(device_t *h, int kind, unsigned long long last_us, unsi
     int d = h->index;
     ENTER("nvmlDeviceGetSamples", d);
     NEEDS(RING, d);
+    if (!out) burning = 0;  /* asked for the size only; what a drain costs was measured with it */
     if (kind) return leave(NOT_SUPPORTED);
     int64_t shift = realtime_offset(), now = clock_ns(CLOCK_BOOTTIME), newest = now / c.period + 1;
     while (ring_t(newest) > now) newest--;
