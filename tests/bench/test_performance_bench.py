@@ -15,6 +15,7 @@ from bench.report import page, read_all
 BENCH = Path(__file__).parent
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("script", "said"),
     [

@@ -101,7 +101,8 @@ def test_beside_a_flood_another_program_delivers_and_no_sample_is_missed(running
     (other,) = running.query("SELECT count(*) AS n FROM stages WHERE name = 's' AND state = 'final'")
     assert other["n"] == 500
     (stored,) = running.query(
-        "SELECT count(*) AS n, count(DISTINCT seq) AS once, max(seq) AS last FROM markers WHERE client = 'flood'"
+        "SELECT count(*) AS n, count(DISTINCT seq) AS once, max(seq) AS last FROM markers "
+        "WHERE client = 'flood'"
     )
     assert 0 < stored["n"] == stored["once"] == stored["last"] <= said
     samples_go_on(running)
