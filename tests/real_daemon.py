@@ -42,13 +42,19 @@ class Daemon:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str, source: str = "auto", wait: bool = True) -> Daemon:
-        command = [sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(self.store)]
-        command += ["--source", source, *options]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
+        self.spawn(self.command(*options, source=source))
         if wait:
             wait_for(self.holder)
         return self
+
+    def command(self, *options: str, source: str = "auto") -> list[str]:
+        command = [sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(self.store)]
+        return [*command, "--source", source, *options]
+
+    def spawn(self, command: list[str]) -> None:
+        """Run what becomes the daemon, with what it says in the log."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
 
     def holder(self) -> dict[str, Any]:
         assert self.process is not None
@@ -77,6 +83,21 @@ class Daemon:
         out = self.run("energyq", "--store", str(self.store), "--format", "json", sql)
         assert out.returncode == 0, out.stderr
         found: list[dict[str, Any]] = json.loads(out.stdout)
+        return found
+
+    def plain(self, sql: str) -> tuple[Any, ...]:
+        """One row as any DuckDB tool reads it. It opens anew when the catalogue was renewed meanwhile."""
+        import duckdb  # not every test of a daemon needs it
+
+        def once() -> tuple[Any, ...] | None:
+            try:
+                con = duckdb.connect(str(self.store / "energy.duckdb"), read_only=True)
+            except duckdb.IOException:
+                return None  # see store/catalogue.py
+            with con:
+                return con.execute(sql).fetchone()
+
+        found: tuple[Any, ...] = wait_for(once)
         return found
 
     def run(self, module: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:

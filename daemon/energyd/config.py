@@ -29,7 +29,7 @@ class Keep:
     """Then samples are thinned to one a second."""
     all_s: float | None = 400 * 86_400.0
     """Then samples, counters, conditions, shares, clocks and markers of that day go."""
-    max_bytes: int | None = 50 * 10**9
+    max_bytes: float | None = 50e9
     """Above it the oldest days go, as if they were too old."""
 
 
@@ -76,7 +76,7 @@ def resolve(
         keep=Keep(
             raw_s=_amount("--keep-raw", keep_raw, ENV_KEEP_RAW, _TIMES, Keep.raw_s),
             all_s=_amount("--keep", keep, ENV_KEEP, _TIMES, Keep.all_s),
-            max_bytes=_whole(_amount("--max-size", max_size, ENV_MAX_SIZE, _SIZES, Keep.max_bytes)),
+            max_bytes=_amount("--max-size", max_size, ENV_MAX_SIZE, _SIZES, Keep.max_bytes),
         ),
     )  # fmt: skip
     _check(config)
@@ -99,10 +99,6 @@ def _amount(
             f"cannot read {flag} {text} ({variable} says it too)\n  cure: such as {example}, or never"
         )
     return float(found[1]) * units[found[2]]
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _check(config: Config) -> None:

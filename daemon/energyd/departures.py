@@ -17,7 +17,7 @@ from typing import Final
 from energyd.inbox import ClientGone, Inbox
 from energyd.peers import Peer, Peers
 from energyd.spools import DeadSpool, NotASpool, open_dead, owner
-from energyd.stages import Incoming
+from energyd.stages import Incoming, same_user
 from energyd.timeline import Timeline
 from energyd_client import clock
 from energyd_client.protocol import Marker
@@ -183,7 +183,7 @@ class Departures:
         now_ns = self._timeline.now_ns()
         for client, uid in list(self._expected.items()):
             found = owner(self._folder / f"{client}.spool")
-            if found is None or not found[1] or found[0] != (found[0] if uid is None else uid):
+            if found is None or not found[1] or not same_user(uid, found[0]):
                 del self._expected[client]
                 self._inbox.put_markers([ClientGone(client, now_ns, int(REJOIN_S * 1e9), uid)])
 
@@ -194,7 +194,7 @@ class Departures:
         except NotASpool:
             self._set_aside(path, "none of this protocol")
             return None
-        if spool is not None and uid is not None and spool.uid != uid:
+        if spool is not None and not same_user(uid, spool.uid):
             spool.close()
             self._set_aside(path, f"of uid {spool.uid}, but its client is of uid {uid}")
             return None

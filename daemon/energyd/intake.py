@@ -21,7 +21,7 @@ from energyd.departures import Departures
 from energyd.inbox import ClientGone, Inbox
 from energyd.peers import Peer, Peers, credentials
 from energyd.publisher import Publisher, bind_ipc
-from energyd.stages import Incoming
+from energyd.stages import Incoming, same_user
 from energyd.timeline import Timeline
 from energyd.wire import WireError, decode
 from energyd_client import protocol as p
@@ -200,7 +200,7 @@ class Intake:
 
     def _hello(self, identity: bytes, hello: p.Hello, address: str) -> None:
         uid, owner = credentials(address)[0], self._departures.owner(hello.client)
-        if uid is not None and owner is not None and uid != owner:
+        if not same_user(uid, owner):
             raise WireError("conflict", f"client {hello.client} belongs to uid {owner}, not {uid}", "client")
         peer = self.peers.welcome(identity, hello, address)
         self._departures.greeted(peer.client)

@@ -202,12 +202,11 @@ class Recorder:
                 self._event(event, now_ns)
             self.ledger.settle(now_ns)
         finally:  # what clients said is in no other place of this process
-            for incoming in markers:
-                if isinstance(incoming, ClientGone):
-                    gone = incoming
-                    self.tracker.client_gone(gone.client, gone.t_ns, gone.doubt_ns, gone.uid)
+            for said in markers:
+                if isinstance(said, ClientGone):
+                    self.tracker.client_gone(said.client, said.t_ns, said.doubt_ns, said.uid)
                 else:
-                    self._marker_safely(incoming)
+                    self._marker_safely(said)
         self.accountant.resolve_begins()
         newest = max([now_ns, *(log.last_t_ns or 0 for log in self.ledger.logs.values())])
         self._settled.update(self.accountant.settle(newest if self._trace.playing else now_ns))

@@ -27,6 +27,11 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def same_user(uid: int | None, other: int | None) -> bool:
+    """Whether two uids are one user's, as far as they are known (None: the kernel did not say)."""
+    return uid is None or other is None or uid == other
+
+
 @dataclass(frozen=True)
 class Incoming:
     """A marker on its way in. `t_ns` and `arrived_ns` are store time."""

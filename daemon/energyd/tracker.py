@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Final
 
-from energyd.stages import Incoming, Run, Stage, to_json
+from energyd.stages import Incoming, Run, Stage, same_user, to_json
 from energyd_client import protocol as p
 
 Rows = defaultdict[str, list[tuple[Any, ...]]]
@@ -68,7 +68,7 @@ class Tracker:
 
         What another user than `uid` began stays as it is: who claims a client's id cannot end its runs.
         """
-        mine = [s for s in self.stages.values() if s.client == client and _same(s.uid, uid)]
+        mine = [s for s in self.stages.values() if s.client == client and same_user(s.uid, uid)]
         for stage in [s for s in mine if s.t1_ns is None]:
             self._close(stage, max(t_ns, stage.t0_ns), "aborted")
             stage.doubt_ns = max(stage.doubt_ns, doubt_ns)
@@ -88,11 +88,11 @@ class Tracker:
                     None,
                 )
             )
-        for run in [r for r in self.runs.values() if r.client == client and _same(r.uid, uid)]:
+        for run in [r for r in self.runs.values() if r.client == client and same_user(r.uid, uid)]:
             run.orphan = True
             self.touched_runs.add(run.run_id)
             self._end_if_orphaned(run, t_ns)
-        for run in [r for r in self.runs.values() if client in r.members and _same(r.uid, uid)]:
+        for run in [r for r in self.runs.values() if client in r.members and same_user(r.uid, uid)]:
             run.members.discard(client)
             self._end_if_deserted(run, t_ns)
         self._processes.pop(client, None)
@@ -213,7 +213,7 @@ class Tracker:
         """Only the uid that began a run writes to it (uids come from the kernel)."""
         m = incoming.message
         run = self._known(getattr(m, "run_id", ""))
-        if run is None or _same(run.uid, incoming.uid):
+        if run is None or same_user(run.uid, incoming.uid):
             return None
         return _refuse(
             m, "conflict", f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}", "run_id"
@@ -253,11 +253,6 @@ class Tracker:
         still = [s for s in self.stages.values() if s.run_id == run.run_id and s.t1_ns is None]
         if run.orphan and not still:
             self._end_run(run, t_ns, "aborted")
-
-
-def _same(uid: int | None, other: int | None) -> bool:
-    """Whether two uids, as far as known, are one user's."""
-    return uid is None or other is None or uid == other
 
 
 def _refuse(m: p.Marker, code: str, message: str, field: str) -> p.Refusal:

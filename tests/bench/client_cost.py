@@ -10,10 +10,8 @@ GPU whose counter burns 2.8 ms of CPU a read, as an H100's does.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import Bench, child_env, memory_mib, options, peers, percentile, run_child
+from bench.figures import Bench, child_env, memory_mib, peers, percentile, run, run_child
 
 COUNTER_MS = 2.8
 PACES = {  # seconds between the starts of two pairs, pairs
@@ -240,16 +238,5 @@ def _growth(bench: Bench, markers: int, env: dict[str, str]) -> None:
     )
 
 
-def main() -> None:
-    """Run as a whole, or as one part in a process of its own."""
-    if sys.argv[1:2] == ["--part"]:
-        print(json.dumps(PARTS[sys.argv[2]](*sys.argv[3:])))
-        return
-    bench = Bench("client_cost", "what do a stage's begin and end cost the program?", options(__doc__))
-    with tempfile.TemporaryDirectory() as folder:
-        measure(bench, Path(folder))
-    bench.tell()
-
-
 if __name__ == "__main__":
-    main()
+    run("client_cost", "what do a stage's begin and end cost the program?", __doc__, measure, parts=PARTS)

@@ -10,11 +10,9 @@ and is sealed. A CodeCarbon child, where the CPU is estimated by one, is told ap
 
 from __future__ import annotations
 
-import json
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import Bench, child_env, cpu_s, memory_mib, options
+from bench.figures import Bench, child_env, cpu_s, memory_mib, run
 
 RING_MS, COUNTER_MS = 0.5, 3.0
 BURN = f"devices 8\nburn_ms {RING_MS} nvmlDeviceGetSamples\nburn_ms {COUNTER_MS} counter\n"
@@ -67,19 +65,19 @@ class Watch:
         return Spell(*(b - a for a, b in zip(before, self.look(), strict=True)))
 
 
-def hundred_a_second(seconds: float) -> None:
+def hundred_a_second(seconds: str) -> dict[str, bool]:
     """In a process of its own: 100 markers a second, as stages with a count."""
     import energyd_client as energy
 
     with energy.run("steady") as run:
-        until = time.monotonic() + seconds
+        until = time.monotonic() + float(seconds)
         due = time.monotonic()
         while time.monotonic() < until:
             with run.stage("step", devices=[0]) as stage:
                 stage.count(tokens=4096)
             due += 0.03
             time.sleep(max(0.0, due - time.monotonic()))
-    print(json.dumps({"stored": energy.flush(20)}))
+    return {"stored": energy.flush(20)}
 
 
 def late_in_the_hour(store: Path, before_end_s: float) -> None:
@@ -187,17 +185,9 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def main() -> None:
-    """Run as a whole, or as one part in a process of its own."""
-    if sys.argv[1:2] == ["--part"]:
-        hundred_a_second(float(sys.argv[3]))
-        return
-    more = [("--seconds", {"type": float, "default": 40.0, "help": "of each of three spells"})]
-    bench = Bench("daemon_cost", "what does the daemon cost beside eight GPUs?", options(__doc__, more))
-    with tempfile.TemporaryDirectory() as folder:
-        measure(bench, Path(folder))
-    bench.tell()
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        "daemon_cost", "what does the daemon cost beside eight GPUs?", __doc__, measure,
+        more=[("--seconds", {"type": float, "default": 40.0, "help": "of each of three spells"})],
+        parts={"markers": hundred_a_second},
+    )  # fmt: skip

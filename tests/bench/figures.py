@@ -16,8 +16,9 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -123,6 +124,25 @@ def options(question: str | None, more: Sequence[tuple[str, dict[str, Any]]] = (
     for name, how in more:
         parser.add_argument(name, **how)
     return parser.parse_args()
+
+
+def run(
+    name: str,
+    question: str,
+    doc: str | None,
+    measure: Callable[[Bench, Path], None],
+    *,
+    more: Sequence[tuple[str, dict[str, Any]]] = (),
+    parts: Mapping[str, Callable[..., Any]] | None = None,
+) -> None:
+    """A benchmark's main: all of it in a fresh folder, or (`--part NAME …`) a part in its own process."""
+    if sys.argv[1:2] == ["--part"]:
+        print(json.dumps((parts or {})[sys.argv[2]](*sys.argv[3:])))
+        return
+    bench = Bench(name, question, options(doc, more))
+    with tempfile.TemporaryDirectory() as folder:
+        measure(bench, Path(folder))
+    bench.tell()
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import Bench, memory_mib, options
+from bench.figures import Bench, memory_mib, run
 
 DEVICES = 8
 GRID_NS = 20_000_000
@@ -148,14 +147,8 @@ def measure(bench: Bench, folder: Path) -> None:
     bench.add("memory that an hour adds", slope, "MiB", target=0.5, note=f"after each seal: {after} MiB")
 
 
-def main() -> None:
-    """Run it."""
-    more = [("--hours", {"type": int, "default": 24})]
-    bench = Bench("hours", "does the daemon's memory stay flat over a day?", options(__doc__, more))
-    with tempfile.TemporaryDirectory() as folder:
-        measure(bench, Path(folder))
-    bench.tell()
-
-
 if __name__ == "__main__":
-    main()
+    run(
+        "hours", "does the daemon's memory stay flat over a day?", __doc__, measure,
+        more=[("--hours", {"type": int, "default": 24})],
+    )  # fmt: skip

@@ -13,14 +13,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import Bench, child_env, cpu_s, options, run_child
+from bench.figures import Bench, child_env, cpu_s, run, run_child
 
 CLIENTS = 2
 
@@ -149,16 +148,5 @@ def _floods(env: dict[str, str], mix: str, markers: int) -> list[dict[str, Any]]
     return found
 
 
-def main() -> None:
-    """Run as a whole, or as one part in a process of its own."""
-    if sys.argv[1:2] == ["--part"]:
-        print(json.dumps(PARTS[sys.argv[2]](*sys.argv[3:])))
-        return
-    bench = Bench("intake", "how many markers a second does the daemon take?", options(__doc__))
-    with tempfile.TemporaryDirectory() as folder:
-        measure(bench, Path(folder))
-    bench.tell()
-
-
 if __name__ == "__main__":
-    main()
+    run("intake", "how many markers a second does the daemon take?", __doc__, measure, parts=PARTS)

@@ -22,7 +22,7 @@ import numpy as np
 from energyd.store import DAY_FILE, HOUR_NS, TABLES, THIN_FILE, Layout
 from energyd.store.base import ROW_GROUP
 from energyd.store.columns import schema
-from energyd.store.write import Batch, HotStore
+from energyd.store.write import Batch, HotStore, copy_parquet
 
 S = 1_000_000_000
 DAY_NS = 24 * HOUR_NS
@@ -77,10 +77,7 @@ def folder(root: Path, table: str, day: int) -> Path:
 
 def write(con: duckdb.DuckDBPyConnection, arrays: dict[str, Any], query: str, path: Path) -> None:
     con.register("arrays", arrays)
-    con.execute(
-        f"COPY ({query}) TO '{path}' (FORMAT parquet, PARQUET_VERSION V2, COMPRESSION zstd,"
-        f" ROW_GROUP_SIZE {ROW_GROUP})"
-    )
+    copy_parquet(con, query, path, ROW_GROUP)
     con.unregister("arrays")
 
 

@@ -11,7 +11,6 @@ would compress too well), and what the simulated source plays.
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import ROOT, Bench, options
+from bench.figures import ROOT, Bench, run
 
 RECORDED = ROOT / "docs" / "results" / "accuracy-h100"
 START_NS = 490_000 * 3_600_000_000_000  # an hour's begin
@@ -110,13 +109,5 @@ def _noisiest(paths: list[Path]) -> Path:
     return max(paths, key=restless)
 
 
-def main() -> None:
-    """Run it."""
-    bench = Bench("storage", "how many bytes does a sealed sample take?", options(__doc__))
-    with tempfile.TemporaryDirectory() as folder:
-        measure(bench, Path(folder))
-    bench.tell()
-
-
 if __name__ == "__main__":
-    main()
+    run("storage", "how many bytes does a sealed sample take?", __doc__, measure)

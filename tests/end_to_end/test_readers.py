@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from energyd_client import clock
 from real_daemon import Daemon, wait_for
@@ -81,27 +78,12 @@ def test_the_same_rows_are_seen_with_the_daemon_and_without_and_after_kill(daemo
     assert json.loads(out.stdout) == alive
 
 
-def by_any_tool(store: Path, sql: str) -> tuple[Any, ...]:
-    """One row by plain DuckDB. It opens anew when the catalogue was renewed meanwhile."""
-
-    def once() -> tuple[Any, ...] | None:
-        try:
-            con = duckdb.connect(str(store / "energy.duckdb"), read_only=True)
-        except duckdb.IOException:
-            return None  # see store/catalogue.py
-        with con:
-            return con.execute(sql).fetchone()
-
-    found: tuple[Any, ...] = wait_for(once)
-    return found
-
-
 def test_any_duckdb_tool_reads_the_catalogue_while_the_daemon_lives(daemon: Daemon) -> None:
     daemon.start(source="simulated")
 
     wait_for((daemon.store / "energy.duckdb").exists)
     newest = "SELECT max(t_ns) FROM samples"
-    assert wait_for(lambda: by_any_tool(daemon.store, newest)[0]) > 0
+    assert wait_for(lambda: daemon.plain(newest)[0]) > 0
     daemon.stop()
 
 
@@ -116,7 +98,7 @@ def test_samples_are_there_once_over_restarts_within_an_hour(daemon: Daemon) -> 
     again = daemon.query("SELECT count(*) AS n, count(DISTINCT (device, t_ns)) AS d FROM samples")
     assert again[0]["n"] == again[0]["d"] >= rows[0]["n"]
     wait_for(lambda: list((daemon.store / "live").glob("samples-*")))
-    found = by_any_tool(daemon.store, "SELECT count(*), count(DISTINCT (device, t_ns)) FROM samples")
+    found = daemon.plain("SELECT count(*), count(DISTINCT (device, t_ns)) FROM samples")
     assert found[0] == found[1] >= rows[0]["n"]
     daemon.stop()
 

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 
 from energyd.energy import Appended
@@ -75,6 +74,5 @@ def test_a_daemon_compacts_and_thins_old_days_while_readers_see_one_truth(daemon
 
 def _catalogue_agrees(daemon: Daemon) -> bool:
     """A plain DuckDB tool reads the same files."""
-    with duckdb.connect(str(daemon.store / "energy.duckdb"), read_only=True) as con:
-        plain = con.execute("SELECT count(*) FROM samples WHERE device = 7").fetchall()[0][0]
+    (plain,) = daemon.plain("SELECT count(*) FROM samples WHERE device = 7")
     return bool(plain == daemon.query("SELECT count(*) AS n FROM samples WHERE device = 7")[0]["n"])

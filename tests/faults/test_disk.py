@@ -24,22 +24,18 @@ class OnSmallDisk(Daemon):
     def start_small(self) -> OnSmallDisk:
         self.store.mkdir()
         mount = f"mount -t tmpfs -o size={FULL_BYTES} tmpfs {self.store}"
-        daemon = shlex.join(
-            [sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(self.store)]
-        )
-        command = ["unshare", "--mount", "sh", "-c", f"{mount} && exec {daemon} --source simulated"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
+        self.spawn(self.after(mount))
         wait_for(self.holder)
         return self
 
+    def after(self, mount: str) -> list[str]:
+        """The command that mounts something for nobody else and becomes the daemon."""
+        daemon = shlex.join(self.command(source="simulated"))
+        return ["unshare", "--mount", "sh", "-c", f"{mount} && exec {daemon}"]
+
     def start_again(self, enter: list[str]) -> None:
         """A second daemon on the same small disk, which a process entered by `enter` keeps."""
-        command = [sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(self.store)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*enter, *command, "--source", "simulated"], env=self.env, stdout=log, stderr=log
-            )
+        self.spawn([*enter, *self.command(source="simulated")])
         wait_for(self.holder)
 
     @property
@@ -153,13 +149,8 @@ def test_a_stop_on_a_full_disk_says_what_is_lost_and_the_next_start_names_the_ga
 @pytest.mark.fault("No place to write at start")
 def test_a_store_on_a_read_only_file_system_is_refused_in_one_message(small: OnSmallDisk) -> None:
     mount = f"mkdir -p {small.store} && mount -t tmpfs -o ro tmpfs {small.store}"
-    daemon = shlex.join(
-        [sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(small.store)]
-    )
-    out = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", f"{mount} && exec {daemon} --source simulated"],
-        env=small.env, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    command = small.after(mount)
+    out = subprocess.run(command, env=small.env, capture_output=True, text=True, timeout=60, check=False)
     assert out.returncode == 78
     first, *rest = out.stderr.splitlines()
     assert "Read-only file system" in first

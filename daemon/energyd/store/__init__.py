@@ -67,8 +67,13 @@ class Layout:
 def hour_of_sealed(path: str) -> int:
     """The hour (t_ns // HOUR_NS) that a sealed file's relative path names; of a day's file, the last one."""
     _, _, day, name = path.rsplit("/", 3)
-    hour = int(name[:2]) if _HOUR_FILE.fullmatch(name) else 23
+    hour = int(name[:2]) if is_hour_file(name) else 23
     return (dt.date.fromisoformat(day[4:]).toordinal() - _EPOCH_DAY) * 24 + hour
+
+
+def is_hour_file(name: str) -> bool:
+    """Whether a sealed file holds one hour, and not a whole day."""
+    return _HOUR_FILE.fullmatch(name) is not None
 
 
 def names_in(folder: str | Path) -> set[str]:
@@ -90,4 +95,4 @@ def counting(names: set[str]) -> list[str]:
     for whole in (THIN_FILE, DAY_FILE):
         if whole in names:
             return [whole]
-    return sorted(n for n in names if _HOUR_FILE.fullmatch(n))
+    return sorted(filter(is_hour_file, names))

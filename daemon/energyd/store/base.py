@@ -35,13 +35,15 @@ def sealed_files(store: Path, before_hour: int | None) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for table in TABLES:
-        folder = f"{store}/sealed/{table}"
-        paths = []
-        for day in sorted(names_in(folder)):
-            if _DAY.fullmatch(day):
-                paths += [f"sealed/{table}/{day}/{name}" for name in counting(names_in(f"{folder}/{day}"))]
+        days = sorted(filter(_DAY.fullmatch, names_in(f"{store}/sealed/{table}")))
+        paths = [path for day in days for path in files_of_day(store, table, day)]
         found[table] = [p for p in paths if before_hour is None or hour_of_sealed(p) < before_hour]
     return found
+
+
+def files_of_day(store: Path, table: str, day: str) -> list[str]:
+    """The files of one table's day (`day=…`) that count, relative to the store, oldest first."""
+    return [f"sealed/{table}/{day}/{name}" for name in counting(names_in(f"{store}/sealed/{table}/{day}"))]
 
 
 def quoted(text: str | Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from energyd.energy import Gap, Totals
 from energyd.roughness import I32, I64, NONE
-from energyd.store import Layout, hour_of_sealed
+from energyd.store import Layout, hour_of_sealed, is_hour_file
 from energyd.store.base import sealed_files
 from energyd.store.live import newest_live_t_ns
 from energyd.store.write import HotStore
@@ -80,9 +79,8 @@ def load(layout: Layout, store: HotStore, boot_id: str, current_hour: int) -> Lo
 def _sealed_files(layout: Layout, hour: int) -> dict[str, list[str]]:
     """Sealed files by table. One of an hour not yet sealed is a torn attempt: its rows are in hot.duckdb."""
     for path in (layout.root / "sealed").glob("*/day=*/*"):
-        if path.suffix == ".tmp" or (
-            re.fullmatch(r"\d\d", path.stem) and hour_of_sealed(str(path.relative_to(layout.root))) >= hour
-        ):
+        torn = is_hour_file(path.name) and hour_of_sealed(str(path.relative_to(layout.root))) >= hour
+        if torn or path.suffix == ".tmp":
             path.unlink()
     return {table: paths for table, paths in sealed_files(layout.root, hour).items() if paths}
 

@@ -78,9 +78,8 @@ class Reader:
             config={"threads": 1, "autoinstall_known_extensions": False, "python_enable_replacements": False,
                     "allow_persistent_secrets": False}
         )  # fmt: skip
-        self._con.execute(
-            "SET parquet_metadata_cache = true"
-        )  # a year is thousands of files, each asked often
+        # A year is thousands of files, each asked often.
+        self._con.execute("SET parquet_metadata_cache = true")
         try:
             self._parts = self._load()
             create_views(self._con)

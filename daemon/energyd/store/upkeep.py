@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Final
 
 from energyd.config import Keep
-from energyd.store import DAY_FILE, DROPPED, HOUR_NS, TABLES, Layout, counting, hour_of_sealed, names_in
+from energyd.store import (
+    DAY_FILE,
+    DROPPED,
+    HOUR_NS,
+    TABLES,
+    Layout,
+    counting,
+    hour_of_sealed,
+    is_hour_file,
+    names_in,
+)
 from energyd.store.base import sealed_files
 from energyd.store.live import GRACE_S
 
@@ -132,7 +142,7 @@ class Upkeep:
                 if table == "samples" and name == DAY_FILE and raw_s is not None:
                     if ends * HOUR_NS < now_ns - raw_s * 1e9:
                         jobs.add(("thin", day))
-                elif name[:2].isdigit() and ends + SLACK_HOURS <= hour:
+                elif is_hour_file(name) and ends + SLACK_HOURS <= hour:
                     jobs.add(("compact", day))
         ready = [job for job in jobs if self._not_before.get(job, now) <= now]
         return min(ready, key=lambda job: (job[1], job[0]), default=None)
@@ -182,9 +192,10 @@ class Upkeep:
                 if len(names) < 2 and DROPPED not in names:
                     continue
                 counted = counting(names)
-                for name in names - set(counted) if counted or DROPPED in names else ():
-                    if name.endswith(".parquet"):
-                        self._doomed.setdefault(Path(folder, day, name), now + self._grace_s)
+                if counted or DROPPED in names:
+                    for name in names - set(counted):
+                        if name.endswith(".parquet"):
+                            self._doomed.setdefault(Path(folder, day, name), now + self._grace_s)
                 if names == {DROPPED}:
                     Path(folder, day, DROPPED).unlink()
                     Path(folder, day).rmdir()

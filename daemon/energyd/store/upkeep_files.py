@@ -17,9 +17,9 @@ from typing import Final
 
 import duckdb
 
-from energyd.store import DAY_FILE, KEPT, TABLES, THIN_FILE, counting
-from energyd.store.base import ROW_GROUP, parquet, quoted, sealed_files
-from energyd.store.write import sync
+from energyd.store import DAY_FILE, KEPT, TABLES, THIN_FILE, is_hour_file
+from energyd.store.base import ROW_GROUP, files_of_day, parquet, quoted, sealed_files
+from energyd.store.write import copy_parquet, sync
 
 MEMORY: Final = "200MB"
 _PR_SET_PDEATHSIG: Final = 1
@@ -62,8 +62,8 @@ def compact(store: Path, table: str, day: str) -> bool:
 
     Raises OSError, duckdb.Error, UpkeepFailed.
     """
-    paths = _counted(store, table, day)
-    if not paths or not paths[0].rpartition("/")[2][:2].isdigit():
+    paths = files_of_day(store, table, day)
+    if not paths or not is_hour_file(Path(paths[0]).name):
         return False
     with _connect() as con:
         relation = parquet(store, paths, same_columns=table == "samples")
@@ -87,7 +87,7 @@ def thin(store: Path, day: str) -> bool:
 
     Raises OSError, duckdb.Error, UpkeepFailed.
     """
-    paths = _counted(store, "samples", day)
+    paths = files_of_day(store, "samples", day)
     if not paths or paths[0].endswith(THIN_FILE):
         return False
     files = sealed_files(store, None)
@@ -108,12 +108,6 @@ def thin(store: Path, day: str) -> bool:
     return True
 
 
-def _counted(store: Path, table: str, day: str) -> list[str]:
-    folder = store / "sealed" / table / day
-    names = {f.name for f in folder.iterdir()} if folder.is_dir() else set()
-    return [f"sealed/{table}/{day}/{name}" for name in counting(names)]
-
-
 def _view(con: duckdb.DuckDBPyConnection, store: Path, name: str, paths: list[str], columns: str) -> None:
     names = ", ".join(c.split()[0] for c in columns.split(", "))
     if paths:
@@ -126,11 +120,7 @@ def _write(con: duckdb.DuckDBPyConnection, query: str, final: Path, expected: in
     """Write aside, count what is really there, make it durable, rename."""
     tmp = final.with_suffix(f".{os.getpid()}.tmp")
     try:
-        con.execute(
-            f"COPY ({query}) TO {quoted(tmp)} (FORMAT parquet, PARQUET_VERSION V2, COMPRESSION zstd,"
-            f" ROW_GROUP_SIZE {ROW_GROUP})"
-        )
-        tmp.chmod(0o640)
+        copy_parquet(con, query, tmp, ROW_GROUP)
         (written,) = con.execute(f"SELECT num_rows FROM parquet_file_metadata({quoted(tmp)})").fetchall()[0]
         if expected is not None and written != expected:
             raise UpkeepFailed(f"{final} would hold {written} rows, its parts {expected}")
