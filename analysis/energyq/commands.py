@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from energyq.formats import FORMATS, Enough
+from energyq.study_commands import load, study_options
 
 if TYPE_CHECKING:
     from energyd.store.read import Reader
@@ -296,3 +297,29 @@ def carbon(
         run_id = find_run(reader, run_name)
         whole = show_carbon(reader, run_id, factor, pue, price, settings["format_"], settings["output"])
     ctx.exit(0 if whole else 4)
+
+
+@cli.command("breakeven")
+@study_options
+@click.option("--reuse", metavar="N", type=Finite(min=1), help="Uses assumed. [default: those counted]")
+@click.option(
+    "--repeatability", metavar="SHARE", type=Finite(min=0, max=1),
+    help="Spread (k = 1) between repetitions, where there is only one. [default: none is assumed]",
+)  # fmt: skip
+@_options
+@click.pass_context
+def breakeven_command(
+    ctx: click.Context, /, reuse: float | None, repeatability: float | None, **own: Any
+) -> None:
+    """From how many uses of a teacher's artifact on does each pipeline take less than the baseline?
+
+    Example: energyq breakeven --study poster --repeatability 0.02. Exits 4 if some answer is unknown.
+    """
+    from energyq.breakeven import UNKNOWN, break_even
+    from energyq.breakeven_text import show
+
+    settings = _settings(ctx, **own)
+    study = load(settings, _open)
+    answers = break_even(study, repeatability=repeatability, reuse=reuse)
+    show(study, answers, settings["format_"], settings["output"])
+    ctx.exit(4 if any(a.state == UNKNOWN for a in answers) else 0)
