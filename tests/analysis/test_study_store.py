@@ -21,11 +21,11 @@ def add(
 ) -> None:
     """A run labelled as a pipeline, with stages one after another; 100 W, so 100 J a second."""
     t_ns = T0 + begin_s * S
-    status = labels.pop("status", "ok")
+    status, devices = labels.pop("status", "ok"), labels.pop("devices", [0])
     store.run(run_id, run_id, t_ns, t_ns + 60 * S, status=status,
               labels=json.dumps({"pipeline": pipeline, "student": "1B", **labels}))  # fmt: skip
     for name, lasts in seconds.items():
-        store.stage(run_id, f"{run_id}-{name}", name, t_ns, t_ns + lasts * S)
+        store.stage(run_id, f"{run_id}-{name}", name, t_ns, t_ns + lasts * S, devices=devices)
         t_ns += lasts * S
 
 
@@ -85,10 +85,7 @@ def test_uses_are_counted_over_completed_runs_and_the_rest_is_named(grid: Store)
 def test_runs_on_other_hardware_drivers_or_training_are_refused_unless_mixing_is_allowed(grid: Store) -> None:
     grid.device(1, name="another GPU", driver="580.2")
     grid.power(1, range(T0, T0 + 400 * S, 200 * MS), lambda t: 100_000)
-    add(grid, "kd2", "kd", 300, {"student.train": 25}, seed=2, train_config="b2")
-    grid.rows["stages_log"] = [r for r in grid.rows["stages_log"] if r[1][0] != "kd2"]
-    grid.rows["energies"] = [r for r in grid.rows["energies"] if r[1][0] != "kd2" and r[1][2] == 0]
-    grid.stage("kd2", "kd2-train", "student.train", T0 + 300 * S, T0 + 325 * S, devices=[1])
+    add(grid, "kd2", "kd", 300, {"student.train": 25}, seed=2, train_config="b2", devices=[1])
     add(grid, "kd3", "kd", 330, {"student.train": 25}, seed=3, train_config="b1")
     study = study_of(grid)
     with pytest.raises(
