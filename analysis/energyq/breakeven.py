@@ -18,7 +18,7 @@ from typing import Final
 
 from energyq.find import Refused
 from energyq.student import Part, half_width
-from energyq.study import Execution, Study
+from energyq.study import PARTS, Execution, Study, part_of
 
 AT_N: Final = "at n"
 NEVER: Final = "never"
@@ -96,8 +96,11 @@ def _one(
     study: Study, pipeline: str, student: str, repeatability: float | None, reuse: float | None
 ) -> BreakEven:
     base, distilled = study.cell(study.baseline, student), study.cell(pipeline, student)
-    teacher = _figure(distilled, "teacher", repeatability)
-    e_base, e_student = _figure(base, "student", repeatability), _figure(distilled, "student", repeatability)
+    teacher = mean_figure(distilled, ("teacher",), repeatability)
+    e_base, e_student = (
+        mean_figure(base, ("student",), repeatability),
+        mean_figure(distilled, ("student",), repeatability),
+    )
     counted = {e.uses for e in distilled if e.uses is not None}
     answer = BreakEven(
         pipeline, student, study.baseline, UNKNOWN, teacher_j=teacher.mean_j,
@@ -132,9 +135,9 @@ def _pooled(
     shared = frozenset.intersection(*(e.artifacts for e in runs))
     if not shared:
         return None
-    base = [_figure(study.cell(study.baseline, a.student), "student", repeatability) for a in answers]
-    distilled = [_figure(study.cell(pipeline, a.student), "student", repeatability) for a in answers]
-    teacher = _figure(runs, "teacher", repeatability)
+    base = [mean_figure(study.cell(study.baseline, a.student), ("student",), repeatability) for a in answers]
+    distilled = [mean_figure(study.cell(pipeline, a.student), ("student",), repeatability) for a in answers]
+    teacher = mean_figure(runs, ("teacher",), repeatability)
     answer = BreakEven(
         pipeline, "pooled", study.baseline, UNKNOWN, teacher_j=teacher.mean_j,
         baseline_student_j=_mean([f.mean_j for f in base]), student_j=_mean([f.mean_j for f in distilled]),
@@ -202,23 +205,42 @@ def _at_reuse(answer: BreakEven, reuse: float | None) -> BreakEven:
     return answer
 
 
-def _figure(runs: list[Execution], part: str, repeatability: float | None) -> Figure:
-    """Mean energy of a part; its variance from the spread of repetitions, else from what is stated."""
-    values = [e.part(part) for e in runs]
+def mean_figure(runs: list[Execution], parts: tuple[str, ...] | None, repeatability: float | None) -> Figure:
+    """Mean energy of some parts of the equation (None: of all), with its doubt.
+
+    The spread of repetitions tells it, and never less than what the measurement states. `repeatability`
+    stands in for the spread where there is one repetition.
+    """
+    wanted = PARTS if parts is None else parts
+    values = [_added([e.part(name) for name in wanted]) for e in runs]
     known = [v for v in values if v is not None]
     if not known or len(known) < len(values):
         return Figure(None, n=len(values))
     mean = fmean(known)
-    if part == "teacher" and len({frozenset(e.artifacts) for e in runs}) == 1 and runs[0].artifacts:
-        known = known[:1]  # one artifact, made once: its repetitions say the same figure again
+    stated = _added([_u2(e, wanted) for e in runs])
+    measured = None if stated is None else stated / 4 / len(runs) ** 2
+    if parts == ("teacher",) and runs[0].artifacts and len({e.artifacts for e in runs}) == 1:
+        known = known[:1]  # one artifact, made once: the other runs say the same figure again
+        measured = None if stated is None else stated / 4 / len(runs)
     if len(known) > 1:
-        return Figure(mean, (Part(variance(known) / len(known), len(known) - 1),), len(values))
-    parts = []
-    if (u_j := runs[0].u_part(part)) is not None:
-        parts.append(Part((u_j / 2) ** 2))
+        spread = Part(variance(known) / len(known), len(known) - 1)
+        enough = measured is None or half_width([spread]) >= half_width([Part(measured)])
+        return Figure(mean, (spread if enough else Part(measured or 0.0),), len(values))
+    found = [] if measured is None else [Part(measured)]
     if repeatability is not None:
-        parts.append(Part((repeatability * mean) ** 2))
-    return Figure(mean, tuple(parts), len(values))
+        found.append(Part((repeatability * mean) ** 2))
+    return Figure(mean, tuple(found), len(values))
+
+
+def _u2(execution: Execution, wanted: tuple[str, ...]) -> float | None:
+    """Square of the random doubt (k = 2) of some parts together, J²; None where a stage states none."""
+    doubts = [u for stage, u in execution.u_stages.items() if part_of(stage) in wanted]
+    return _added([None if u is None else u * u for u in doubts]) if doubts else None
+
+
+def _added(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _mean(values: list[float | None]) -> float | None:

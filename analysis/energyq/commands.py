@@ -323,3 +323,29 @@ def breakeven_command(
     answers = break_even(study, repeatability=repeatability, reuse=reuse)
     show(study, answers, settings["format_"], settings["output"])
     ctx.exit(4 if any(a.state == UNKNOWN for a in answers) else 0)
+
+
+@cli.command("frontier")
+@study_options
+@click.option("--reuse", metavar="N", type=Finite(min=1), help="Also with the artifact shared by N uses.")
+@click.option(
+    "--repeatability", metavar="SHARE", type=Finite(min=0, max=1),
+    help="Spread (k = 1) between repetitions, where there is only one. [default: none is assumed]",
+)  # fmt: skip
+@_options
+@click.pass_context
+def frontier_command(
+    ctx: click.Context, /, reuse: float | None, repeatability: float | None, **own: Any
+) -> None:
+    """Which pipelines and sizes give the most quality for their energy, and what is beaten by what?
+
+    Example: energyq frontier --metric exact_match --reuse 5. Exits 4 if some quality or energy is unknown.
+    """
+    from energyq.frontier import frontier
+    from energyq.frontier_text import show
+
+    settings = _settings(ctx, **own)
+    study = load(settings, _open)
+    points = frontier(study, reuse=reuse, repeatability=repeatability)
+    show(study, points, reuse, settings["format_"], settings["output"])
+    ctx.exit(4 if any(p.quality is None or p.full.energy_j is None for p in points) else 0)

@@ -37,6 +37,7 @@ class Execution:
     stages: dict[str, float | None] = field(default_factory=dict)  # by name, teacher's included
     u_stages: dict[str, float | None] = field(default_factory=dict)  # random doubt, k = 2
     quality: float | None = None
+    quality_n: int | None = None  # examples behind it
     artifacts: frozenset[str] = frozenset()  # of the teacher, made or used
     uses: int | None = None  # completed runs that used the artifact, where that was counted
     facts: dict[str, str] = field(default_factory=dict)  # hardware, driver …: must be alike to compare
@@ -44,12 +45,6 @@ class Execution:
     def part(self, name: str) -> float | None:
         """Energy of one part of the equation, J; 0 where the pipeline has no such stage."""
         return _sum(j for stage, j in self.stages.items() if part_of(stage) == name)
-
-    def u_part(self, name: str) -> float | None:
-        """Its random doubt, k = 2, J; None where some stage states none."""
-        listed = [u for stage, u in self.u_stages.items() if part_of(stage) == name]
-        known = [u for u in listed if u is not None]
-        return math.hypot(*known) if known and len(known) == len(listed) else None
 
     @property
     def total_j(self) -> float | None:

@@ -57,7 +57,7 @@ def _execution(run: Row) -> Execution:
     seed, stop = labels.get("seed"), labels.get("stop")
     execution = Execution(
         str(labels["pipeline"]), str(labels["student"]), None if seed is None else str(seed), run["run_id"],
-        None if stop is None else str(stop), quality=run["quality"],
+        None if stop is None else str(stop), quality=run["quality"], quality_n=run["quality_n"],
     )  # fmt: skip
     execution.facts = {key: str(labels[key]) for key in MUST_BE_ALIKE if labels.get(key) is not None}
     if run["domains"]:
