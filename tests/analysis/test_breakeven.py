@@ -209,3 +209,19 @@ def test_the_command_writes_rows_with_every_digit_and_text_for_people(
     assert "kd 1B: cheaper than sft from 10.0 uses on" in capsys.readouterr().out
     unknown = table(tmp_path, ["sft,1B,student.train,10", "kd,1B,student.train,8"])
     assert run(["breakeven", "--study", unknown]) == 4
+
+
+def test_the_stages_of_a_table_sum_to_its_totals_and_an_unknown_one_is_not_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["stages", "--study", "poster", "--format", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    for whole in [r for r in rows if r["stage"] is None]:
+        mine = [r for r in rows if (r["pipeline"], r["student"]) == (whole["pipeline"], whole["student"])]
+        assert sum(r["energy_j"] for r in mine if r["stage"]) == pytest.approx(whole["energy_j"])
+        assert sum(r["share"] for r in mine if r["stage"]) == pytest.approx(1)
+    assert run(["stages", "--study", "poster", "--format", "table"]) == 0
+    assert " 17.02 " in capsys.readouterr().out
+    word = table(tmp_path, ["sft,1B,student.train,10", "sft,1B,evaluate,"])
+    assert run(["stages", "--study", word, "--format", "json"]) == 4
+    assert [r["energy_j"] for r in json.loads(capsys.readouterr().out)] == [36e6, None, None]
