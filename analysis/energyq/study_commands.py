@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -127,4 +128,37 @@ def advise_command(
     ctx.exit(4 if any(s.about == "choice" and s.passed is False for s in said) else 0)
 
 
-STUDY_COMMANDS = (breakeven_command, frontier_command, advise_command)
+@click.command("report")
+@study_options
+@click.option(
+    "--reuse", metavar="N", type=Finite(min=1), help="Uses of the teacher's artifact, for the advice."
+)
+@click.option(
+    "--figures", "folder", type=click.Path(path_type=Path), help="Also each figure as SVG into DIR."
+)
+@options
+@click.pass_context
+def report_command(
+    ctx: click.Context, /, reuse: float | None, repeatability: float | None, folder: Path | None, **own: Any
+) -> None:
+    """Write a study as one page: figures, tables, verdicts, doubts. Needs no network, then or later.
+
+    Example: energyq report --study poster --reuse 6 -o report.html
+    """
+    from energyq.formats import opened
+    from energyq.report import drawings, study_report
+
+    settings = settings_of(ctx, **own)
+    if settings["format_"] is not None:
+        raise click.UsageError("a report is a page of HTML: no --format", ctx)
+    study = load(settings)
+    text = study_report(study, reuse=reuse, repeatability=repeatability)
+    with opened(settings["output"]) as out:
+        out.write(text)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, drawing in drawings(study, reuse=reuse, repeatability=repeatability).items():
+            (folder / f"{name}.svg").write_text(drawing.svg(alone=True), encoding="utf-8")
+
+
+STUDY_COMMANDS = (breakeven_command, frontier_command, advise_command, report_command)
