@@ -52,12 +52,13 @@ def _bar(drawing: Drawing, x: Axis, top: float, pieces: list[Piece], scale: floa
     left = 0.0
     for piece in pieces:
         if piece.stage is None:
-            known = piece.energy_j is not None
-            text = f"{figures((piece.energy_j or 0) / scale)} {unit}" if known else "not known"
-            drawing.words(x.at(left) + 6, top + _BAR - 5, text, "small")
-            if piece.u_energy_j is not None and piece.energy_j is not None:
-                low, high = (x.at((piece.energy_j + s * piece.u_energy_j) / scale) for s in (-1, 1))
-                drawing.line(low, top + _BAR / 2, high, top + _BAR / 2, "error")
+            if piece.energy_j is None:
+                drawing.words(x.at(left) + 6, top + _BAR - 5, "not known", "small")
+                continue
+            u = piece.u_energy_j or 0.0
+            low, high = (x.at((piece.energy_j + sign * u) / scale) for sign in (-1, 1))
+            drawing.line(low, top + _BAR / 2, high, top + _BAR / 2, "error")
+            drawing.words(high + 6, top + _BAR - 5, f"{figures(piece.energy_j / scale)} {unit}", "small")
         elif piece.energy_j is not None:
             right = left + piece.energy_j / scale
             hint = f"{piece.stage}: {figures(piece.energy_j / scale)} {unit}"

@@ -8,7 +8,7 @@ from energyq.numbers import figures
 from energyq.study import Study
 from energyq.svg import SERIES, Axis, Drawing, nice
 
-_PANEL, _HEIGHT, _LEFT, _TOP = 370, 320, 66, 52
+_WIDTH, _HEIGHT, _LEFT, _TOP = 760, 320, 66, 52
 
 
 def draw(study: Study, points: list[Point]) -> Drawing | None:
@@ -16,16 +16,16 @@ def draw(study: Study, points: list[Point]) -> Drawing | None:
     known = [p for p in points if p.quality is not None and p.full.energy_j is not None]
     if not known:
         return None
-    panels = [("student only", "student_only"), ("full pipeline, one-off", "full")]
+    panels = [("student only", "student_only"), ("one-off", "full")]
     if known[0].at_reuse is not None:
-        panels.append(("full pipeline, artifact shared", "at_reuse"))
+        panels.append(("artifact shared", "at_reuse"))
     unit, scale = energy_unit([p.full.energy_j for p in known])
     text = "; ".join(
         f"{p.name}: quality {figures(p.quality, 3)}, one-off {figures((p.full.energy_j or 0) / scale)} {unit}"
         for p in known
     )
-    width = len(panels) * _PANEL + 10
-    drawing = Drawing(width, _HEIGHT + 30, f"Energy against quality, {study.name}", text, "frontier")
+    wide = (_WIDTH - 10) / len(panels)
+    drawing = Drawing(_WIDTH, _HEIGHT + 30, f"Energy against quality, {study.name}", text, "frontier")
     pipelines = study.pipelines()
     left = float(_LEFT)
     for i, pipeline in enumerate(pipelines):
@@ -42,8 +42,8 @@ def draw(study: Study, points: list[Point]) -> Drawing | None:
         v.energy_j / scale for p in known for _, k in panels if (v := _view(p, k)).energy_j is not None
     ]
     for panel, (title, key) in enumerate(panels):
-        start = _LEFT + panel * _PANEL
-        x = Axis(0, nice(0, max(energies))[-1], start, start + _PANEL - 86)
+        start = _LEFT + panel * wide
+        x = Axis(0, nice(0, max(energies))[-1], start, start + wide - 78)
         y = Axis(marks[0], marks[-1], _HEIGHT - 20, _TOP)
         drawing.axes(x, y, f"energy / {unit}", "quality" if panel == 0 else "")
         drawing.words((x.start_px + x.end_px) / 2, _TOP - 10, title, "bold", "middle")
