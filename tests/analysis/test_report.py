@@ -139,3 +139,10 @@ def test_ticks_are_round_and_cover_the_values() -> None:
     assert nice(3, 3)[0] <= 3 <= nice(3, 3)[-1]
     assert [t for t in decades(1, 100) if 1 <= t <= 100] == [1, 2, 5, 10, 20, 50, 100]
     assert Axis(1, 100, 0, 200, log=True).at(10) == pytest.approx(100)
+
+
+def test_the_page_of_the_papers_table_in_the_docs_is_what_the_command_writes() -> None:
+    kept = Path(__file__).parents[2] / "docs" / "results" / "poster.html"
+    assert kept.read_text() == study_report(read_csv("poster"), reuse=6), (
+        "made anew by: energyq report --study poster --reuse 6 -o docs/results/poster.html"
+    )
