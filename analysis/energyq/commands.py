@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -76,11 +77,13 @@ class SqlByDefault(click.Group):
 @options
 @click.option("-f", "--file", "file", type=click.File("r"), help="Run the SQL in FILE (- for stdin).")
 @click.option("--tables", is_flag=True, help="List views and what each column holds.")
+@click.option("--examples", is_flag=True, help="Questions that people ask first, as SQL.")
 @click.pass_context
-def cli(ctx: click.Context, /, file: Any, tables: bool, **own: Any) -> None:
+def cli(ctx: click.Context, /, file: Any, tables: bool, examples: bool, **own: Any) -> None:
     """Ask an energyd store what things cost: SQL, or one of the commands.
 
-    Views to ask: runs, stages, stage_energy, stage_totals, run_totals, samples, gaps … (--tables).
+    Views to ask: runs, stages, stage_energy, stage_totals, run_totals, samples, gaps … (--tables,
+    --examples). On a terminal, without anything, it is a prompt.
     """
     ctx.obj = own
     if ctx.invoked_subcommand is not None:
@@ -90,8 +93,17 @@ def cli(ctx: click.Context, /, file: Any, tables: bool, **own: Any) -> None:
 
         with open_store(own) as reader:
             show_tables(reader, own["format_"], own["output"])
+    elif examples:
+        from energyq.examples import show_examples
+
+        show_examples(own["output"])
     elif file is not None:
         _sql(file.read(), own)
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        from energyq.prompt import ask_and_answer
+
+        with open_store(own) as reader:
+            ask_and_answer(reader)
     else:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
@@ -230,6 +242,22 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
         found = compare(reader, a, b, repeatability)
     show(found, settings["format_"], settings["output"])
     ctx.exit(0 if found.difference_j is not None else 4)
+
+
+@cli.command("export")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@options
+@click.pass_context
+def export_command(ctx: click.Context, /, folder: Path, **own: Any) -> None:
+    """Write every view as Parquet into the new folder DIR, with a README of columns and units.
+
+    Example: energyq export ./energy-data
+    """
+    from energyq.export import export
+
+    with open_store(settings_of(ctx, **own)) as reader:
+        names = export(reader, folder)
+    click.echo(f"{len(names)} files in {folder}", err=True)
 
 
 @cli.command()

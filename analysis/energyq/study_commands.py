@@ -129,6 +129,7 @@ def advise_command(
 
 
 @click.command("report")
+@click.argument("run_name", metavar="[RUN]", required=False)
 @study_options
 @click.option(
     "--reuse", metavar="N", type=Finite(min=1), help="Uses of the teacher's artifact, for the advice."
@@ -139,18 +140,35 @@ def advise_command(
 @options
 @click.pass_context
 def report_command(
-    ctx: click.Context, /, reuse: float | None, repeatability: float | None, folder: Path | None, **own: Any
-) -> None:
-    """Write a study as one page: figures, tables, verdicts, doubts. Needs no network, then or later.
+    ctx: click.Context, /, run_name: str | None, reuse: float | None, repeatability: float | None,
+    folder: Path | None, **own: Any,
+) -> None:  # fmt: skip
+    """Write RUN, or without one the study of all labelled runs, as one page that needs no network.
 
     Example: energyq report --study poster --reuse 6 -o report.html
     """
+    from energyq.find import find_run
     from energyq.formats import opened
     from energyq.report import drawings, study_report
 
     settings = settings_of(ctx, **own)
     if settings["format_"] is not None:
         raise click.UsageError("a report is a page of HTML: no --format", ctx)
+    if run_name is not None:
+        if settings["study"] or folder:
+            raise click.UsageError(
+                "a report is of RUN or of a study: RUN goes with no --study, --figures", ctx
+            )
+        from energyq.report_run import run_report
+
+        with open_store(settings) as reader:
+            run_id = find_run(reader, run_name)
+            if run_id is None:
+                raise click.UsageError("all is no run; without RUN the report is of all labelled runs", ctx)
+            page = run_report(reader, run_id)
+        with opened(settings["output"]) as out:
+            out.write(page)
+        return
     study = load(settings)
     text = study_report(study, reuse=reuse, repeatability=repeatability)
     with opened(settings["output"]) as out:

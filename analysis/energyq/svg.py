@@ -17,6 +17,7 @@ STYLE: Final = """
 .fig text{font:12px system-ui,sans-serif;fill:currentColor}
 .fig .small{font-size:11px}
 .fig .bold{font-weight:600}
+.fig .on{fill:#fff}.fig .names{pointer-events:none}.fig .zoom{cursor:grab;touch-action:pan-y}
 .fig .axis{stroke:currentColor;stroke-width:1;fill:none}
 .fig .grid{stroke:currentColor;stroke-opacity:.14;stroke-width:1}
 .fig .bar{stroke:var(--paper,#fff);stroke-width:1}

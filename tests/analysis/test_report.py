@@ -11,8 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from analysis.energy_store import MS, T0, S, Store
+from energyd.store.read import open_reader
 from energyq.commands import run
 from energyq.report import drawings, study_report
+from energyq.report_run import run_report
 from energyq.study import read_csv
 from energyq.svg import Axis, decades, nice
 
@@ -146,3 +149,72 @@ def test_the_page_of_the_papers_table_in_the_docs_is_what_the_command_writes() -
     assert kept.read_text() == study_report(read_csv("poster"), reuse=6), (
         "made anew by: energyq report --study poster --reuse 6 -o docs/results/poster.html"
     )
+
+
+@pytest.fixture
+def run_page(store: Store) -> str:
+    store.device(0, power_limit_mw=700_000, driver="570.1")
+    store.device(1, "cpu", max_step_ns=3 * S, period_ns=S)
+    store.doubts = {0: (0.01, 0.05), 1: (0.01, 0.05)}
+    store.power(0, range(T0, T0 + 60 * S, 20 * MS), lambda t: 100_000 + 300_000 * (t // (10 * S) % 2))
+    store.power(1, range(T0, T0 + 60 * S, S), lambda t: 50_000)
+    store.run("r1", "train", labels='{"seed": 3}')
+    store.stage("r1", "s1", "student.train", T0 + S, T0 + 41 * S, counts={"label": 1000})
+    store.stage("r1", "s2", "<b>evaluate", T0 + 41 * S, T0 + 51 * S)
+    with open_reader(store.write()) as reader:
+        return run_report(reader, "r1")
+
+
+def test_a_runs_page_has_its_stages_its_power_and_what_measured_it(run_page: str) -> None:
+    reading = Balanced()
+    reading.feed(run_page)
+    assert reading.open == []
+    for text in (
+        "student.train",
+        "&lt;b&gt;evaluate",
+        ">570.1<",
+        "seed: 3",
+        "J per label token",
+        "gpu 0",
+        "cpu 1",
+    ):
+        assert text in run_page, text
+    assert "<b>evaluate" not in run_page
+    assert len(run_page.encode()) < 500_000
+
+
+def test_the_trace_shows_the_power_that_was(run_page: str) -> None:
+    """Each device is one unbroken line, and its ends are where its power was."""
+    lines = re.findall(r'<path class="line l-(\d)" vector-effect[^>]* d="M([^"]*)"', run_page)
+    assert [series for series, _ in lines] == ["0", "1"]
+    ticks = {int(w): float(y) for y, w in re.findall(r'y="([\d.]+)" text-anchor="end">(\d+)<', run_page)}
+    watt = (ticks[0] - ticks[400]) / 400
+    for (_, line), powers in zip(lines, ({100, 400}, {50}), strict=True):
+        heights = [float(point.split()[1]) for point in line.split("L")]
+        seen = {round((ticks[0] + 0 - y - 4) / watt / 10) * 10 + 0 for y in heights}
+        assert {p for p in powers if any(abs(p - s) <= 20 for s in seen)} == powers, seen
+
+
+def test_a_browser_zooms_the_trace_by_the_wheel_and_back_by_a_double_click(
+    tmp_path: Path, run_page: str
+) -> None:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("chromium missing")
+    acts = """<script>const p=document.querySelector('.power svg svg'),r=p.getBoundingClientRect(),seen=[];
+    const now=()=>seen.push(p.getAttribute('viewBox').split(' ')[2]|0);now();
+    const turn={deltaY:-1,clientX:r.left+r.width/2,cancelable:true};
+    for(let i=0;i<5;i++)p.dispatchEvent(new WheelEvent('wheel',turn));
+    now();p.dispatchEvent(new MouseEvent('dblclick'));now();
+    document.title='seen '+seen.join(' ')</script></body>"""
+    page = tmp_path / "run.html"
+    page.write_text(run_page.replace("</body>", acts))
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+         "--enable-logging=stderr", "--v=0", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    whole, near, again = map(int, re.findall(r"<title>seen (\d+) (\d+) (\d+)", done.stdout)[0])
+    assert near == pytest.approx(whole * 0.8**5, rel=0.01)
+    assert again == whole
