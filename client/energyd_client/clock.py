@@ -7,16 +7,11 @@ boot and one time namespace, so both names travel with every connection.
 from __future__ import annotations
 
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-_BOOTTIME = time.CLOCK_BOOTTIME
-_read_ns = time.clock_gettime_ns
-
-
-def now_ns() -> int:
-    """CLOCK_BOOTTIME in nanoseconds. Costs about 0.1 µs."""
-    return _read_ns(_BOOTTIME)
+now_ns = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+"""CLOCK_BOOTTIME in nanoseconds. Costs about 0.1 µs."""
 
 
 @cache

@@ -268,7 +268,7 @@ def test_a_fault_inside_the_client_does_not_reach_the_program(daemon, monkeypatc
         raise OSError("no clock")
 
     with energy.run("r") as run:
-        monkeypatch.setattr("energyd_client.stages.StageBegin", broken)
+        monkeypatch.setattr("energyd_client.stages.stage_begin", broken)
         with run.stage("a"):
             reached = True
     assert reached

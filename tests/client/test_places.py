@@ -229,13 +229,13 @@ def test_children_started_by_any_means_are_told_the_stage_that_is_open_then(daem
 def test_naming_ever_new_stages_to_children_takes_no_memory(workplace):
     program = (
         "import ctypes, os\n"
-        "from energyd_client import stage_variable\n"
+        "from energyd_client.exports import Exports\n"
         "class Heap(ctypes.Structure):\n"
         "    _fields_ = [(n, ctypes.c_int) for n in 'arena o s h hd u f used free keep'.split()]\n"
         "heap = ctypes.CDLL(None).mallinfo; heap.restype = Heap\n"
-        "stage_variable.place()\n"
+        "exports = Exports(); exports.name('run', '')\n"
         "before = heap().used\n"
-        "for i in range(10_000): stage_variable.write(f'1234567-0123456789abcdef.{i}')\n"
+        "for i in range(10_000): exports.name('run', f'1234567-0123456789abcdef.{i}')\n"
         "print(heap().used - before)\n"
     )
     done = workplace.run(program)
