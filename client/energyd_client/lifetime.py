@@ -29,7 +29,7 @@ class _Process:
 
 
 this = _Process()
-stage_numbers = count(1)
+_silent_numbers = count(1)
 _abandoned: list[Outbox] = []  # never collected: closing an inherited socket would disturb the parent
 
 
@@ -56,7 +56,7 @@ def _open() -> Outbox | None:
 def silent_id() -> str:
     """An id for a stage that nobody hears of: unique all the same."""
     this.silent_prefix = this.silent_prefix or process.new_client_id()
-    return f"{this.silent_prefix}.{next(stage_numbers)}"
+    return f"{this.silent_prefix}.{next(_silent_numbers)}"
 
 
 def at_exit(function: Callable[[], None]) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from energyd_client import cuda, notes, process
 from energyd_client.endpoints import default_spool
-from energyd_client.protocol import MARKERS, MAX_FRAME_BYTES, Marker, ProcessInfo, halves, pack, u64, unpack
+from energyd_client.protocol import MARKERS, MAX_FRAME_BYTES, Marker, ProcessInfo, halves, pack, text, unpack
 from energyd_client.spool import RELEASE_BYTES, Spool
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ HELD_MARKERS = 100_000
 REWRITE_MARKERS: Final = 1_000
 """Outstanding markers at most when a spool is written anew (about 1 ms, with the lock held)."""
 
+STOCK_IDS: Final = 64
+"""Ids of stages that are made in advance, by the sender while it has nothing else to do."""
+
 _REFILL_BYTES: Final = 2**18
+
+Ident = tuple[str, bytes, bytes]
+"""An id as it is, as UTF-8, and packed."""
 
 
 class Outbox:
@@ -33,7 +40,8 @@ class Outbox:
 
     def __init__(self) -> None:
         self.client = process.new_client_id()
-        self.id_start = f"{self.client}.".encode()
+        self.idents: deque[Ident] = deque()  # for stages to come
+        self._numbers = count(1)
         self.hello = pack(process.hello(self.client))
         self.spool = Spool(default_spool(), self.client, self.hello)
         self.seq = 0
@@ -77,7 +85,7 @@ class Outbox:
 
     def _put(self, head: bytes, tail: bytes) -> None:
         seq = self.seq + 1
-        data = b"".join((head, u64(seq), tail))
+        data = b"".join((head, seq.to_bytes(8, "big"), tail))
         offset = self.spool.size
         self.seq = seq
         spooled = self.spool.append(data)
@@ -95,6 +103,17 @@ class Outbox:
 
     def _held(self) -> int:
         return len(self.fresh) + (self._sender.outstanding() if self._sender is not None else 0)
+
+    def ident(self) -> Ident:
+        """An id for a stage, where `idents` has none."""
+        self.stock_ids()
+        return self.idents.popleft()
+
+    def stock_ids(self) -> None:
+        """Make ids in advance: formatting one costs a caller whose caches are cold more than its clock."""
+        while len(self.idents) < STOCK_IDS:
+            stage_id = f"{self.client}.{next(self._numbers)}"
+            self.idents.append((stage_id, stage_id.encode(), text(stage_id)))
 
     def describe_process(self, t_ns: int) -> None:
         """Tell the daemon which GPUs this process may use: once, and once more when CUDA is up.

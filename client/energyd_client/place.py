@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Place:
     """A run or a stage, as seen by what is begun inside it."""
 
-    __slots__ = ("box", "ident", "is_open", "outer", "run_bytes", "run_id", "stage_id")
+    __slots__ = ("box", "id_bytes", "id_text", "is_open", "outer", "run_bytes", "run_id", "stage_id")
 
     def __init__(self) -> None:
         self.run_id = ""
@@ -36,7 +36,8 @@ class Place:
         self.is_open = False
         self.box: Outbox | None = None  # took its begin; a forked child has another: it ends nothing of ours
         self.run_bytes = b""  # what each marker in it says of the run …
-        self.ident = b""  # … and those begun in it of their parent; empty: no stage
+        self.id_text = b""  # … and those begun in it of their parent, packed; empty: no stage
+        self.id_bytes = b""  # the same for child processes
 
 
 _main_thread = threading.main_thread().ident
@@ -70,31 +71,32 @@ def inherited() -> tuple[str | None, str | None]:
     return run_id, identity(found.get(ENV_STAGE_ID) or "") if run_id else None
 
 
-def enter(place: Place) -> None:
-    """`place` begins around the caller."""
-    place.outer = here()
+def enter(place: Place, outer: Place | None) -> None:
+    """`place` begins around the caller; `outer`: what `here` says."""
+    place.outer = outer
     place.is_open = True
     _here.set(place)
     if get_ident() == _main_thread:
         _main.append(place)
-        _exports.name(place.run_id, place.stage_id or "")
+        _exports.name(place.run_id, place.id_bytes)
 
 
 def enter_run(place: Place) -> None:
     """The same for a run, which threads without a context belong to."""
     _top.append(place)
-    enter(place)
+    enter(place, here())
 
 
 def leave(place: Place) -> None:
     """`place` ends; in whatever order and thread, what is still open around the caller comes back."""
     place.is_open = False
     if _here.get() is place:
-        _here.set(here())
+        outer = place.outer
+        _here.set(outer if outer is None or outer.is_open else here())
     if place in _main:
         _main.remove(place)
         if _main:
-            _exports.name(_main[-1].run_id, _main[-1].stage_id or "")
+            _exports.name(_main[-1].run_id, _main[-1].id_bytes)
         else:
             _exports.restore()
 

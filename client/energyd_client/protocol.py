@@ -11,7 +11,6 @@ that the daemon sends they are store time (nanoseconds that read as since the ep
 
 from __future__ import annotations
 
-import struct
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Final
 
@@ -412,12 +411,8 @@ def pack(message: Message) -> bytes:
 # midst of other people's work, so theirs is not packed word by word but put together from pieces that are
 # packed once. Any msgpack reader takes the result for what `pack` makes; some numbers are wider.
 
-u64: Final = struct.Struct(">Q").pack
-"""A number as msgpack holds it behind its tag of one byte."""
-
-_WIDEST: Final = b"\xa3seq\xcf" + u64(I64_MAX)
+_WIDEST: Final = b"\xa3seq\xcf" + I64_MAX.to_bytes(8, "big")
 _AT: Final = b"\xa4t_ns\xcf"
-_STR8: Final = tuple(bytes((0xD9, n)) for n in range(256))
 
 
 def halves(marker: Marker) -> tuple[bytes, bytes]:
@@ -448,25 +443,20 @@ _SYNCED: Final = (text("synced") + b"\xc2", text("synced") + b"\xc3")
 _STATUS: Final = {status: piece("status", status) for status in ("ok", "error")}
 
 
-def id_text(ident: bytes) -> bytes:
-    """An id of at most 255 bytes as packed text."""
-    return _STR8[len(ident)] + ident
-
-
 def stage_begin(
     t_ns: int, run: bytes, ident: bytes, name: bytes, parent: bytes, synced: bool
 ) -> tuple[bytes, bytes]:
     """Halves of a `StageBegin` without devices. `run` and `name` are pieces, `ident` and `parent` texts."""
     if parent:
         return _BEGIN_INSIDE, b"".join(
-            (_AT, u64(t_ns), run, _STAGE_ID, ident, name, _PARENT_ID, parent, _SYNCED[synced])
+            (_AT, t_ns.to_bytes(8, "big"), run, _STAGE_ID, ident, name, _PARENT_ID, parent, _SYNCED[synced])
         )
-    return _BEGIN, b"".join((_AT, u64(t_ns), run, _STAGE_ID, ident, name, _SYNCED[synced]))
+    return _BEGIN, b"".join((_AT, t_ns.to_bytes(8, "big"), run, _STAGE_ID, ident, name, _SYNCED[synced]))
 
 
 def stage_end(t_ns: int, run: bytes, ident: bytes, status: str) -> tuple[bytes, bytes]:
     """Halves of a `StageEnd`; see `stage_begin`."""
-    return _END, b"".join((_AT, u64(t_ns), run, _STAGE_ID, ident, _STATUS[status]))
+    return _END, b"".join((_AT, t_ns.to_bytes(8, "big"), run, _STAGE_ID, ident, _STATUS[status]))
 
 
 def unpack(data: bytes) -> Message:

@@ -125,7 +125,8 @@ class Run(Block):
                     break
         self.box = box
         self.run_bytes = piece("run_id", self.run_id)
-        self.ident = text(self.stage_id) if self.stage_id else b""
+        if self.stage_id:
+            self.id_bytes, self.id_text = self.stage_id.encode(), text(self.stage_id)
         place.enter_run(self)
 
     def _join_or_create(self) -> None:

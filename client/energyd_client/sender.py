@@ -158,6 +158,7 @@ class Sender:
         self._progress, self._acked = time.monotonic(), False
         while True:
             self._box.refill()
+            self._box.stock_ids()
             if not (self._receive() and self._send()):
                 if not (self._acked or self._box.muted):
                     self._nap()  # a daemon that welcomes and then refuses: do not run in circles

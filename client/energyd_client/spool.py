@@ -126,7 +126,7 @@ def _create(path: Path, content: bytes) -> int:
 
 
 def _frame(data: bytes) -> bytes:
-    return _HEAD.pack(len(data), zlib.crc32(data)) + data
+    return b"".join((len(data).to_bytes(4, "little"), zlib.crc32(data).to_bytes(4, "little"), data))
 
 
 def frames(raw: bytes) -> Iterator[tuple[bytes, int]]:

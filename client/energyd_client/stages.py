@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from energyd_client import arguments, cuda, lifetime, place
 from energyd_client.block import Block
-from energyd_client.clock import now_ns
-from energyd_client.lifetime import stage_numbers, this
+from energyd_client.clock import BOOTTIME, now_ns, read_ns
+from energyd_client.lifetime import this
 from energyd_client.notes import fault, ignored, never_raises, warn_once
-from energyd_client.protocol import Count, StageBegin, id_text, piece, stage_begin, stage_end
+from energyd_client.protocol import Count, StageBegin, piece, stage_begin, stage_end
 
 if TYPE_CHECKING:
     from energyd_client.outbox import Outbox
@@ -106,21 +106,24 @@ class Stage(Block):
         microseconds until it is back in the caches.
         """
         synced = self._sync and cuda.synchronize()
-        t_ns = now_ns()
+        t_ns = read_ns(BOOTTIME)
         try:
-            if self._begun_before("stage", self.stage_id is not None):
+            if self.stage_id is not None:
+                self._begun_before("stage", True)
                 return self
             box = this.box or lifetime.outbox()
             if box is None:
                 self.stage_id = lifetime.silent_id()
                 return self
-            ident = box.id_start + b"%d" % next(stage_numbers)
-            self.stage_id = ident.decode()
-            around = place.here()
+            try:
+                self.stage_id, self.id_bytes, self.id_text = box.idents.popleft()
+            except IndexError:
+                self.stage_id, self.id_bytes, self.id_text = box.ident()
+            around = inner = place.here()
             if around is None or (self._run is not None and self._run.run_id != around.run_id):
-                around = self._around(around)
-            self.box, self.ident = box, id_text(ident)
-            self.run_id, self.run_bytes = around.run_id, around.run_bytes
+                around = self._around(inner)
+                inner = place.here()  # a run may have begun for this stage
+            self.box, self.run_id, self.run_bytes = box, around.run_id, around.run_bytes
             if box.described < 1 + ("torch" in modules):
                 box.describe_process(t_ns)
             try:
@@ -128,10 +131,10 @@ class Stage(Block):
             except (KeyError, TypeError):
                 name = self._pack_name()
             if self._devices is None:
-                box.put(*stage_begin(t_ns, self.run_bytes, self.ident, name, around.ident, synced))
+                box.put(*stage_begin(t_ns, self.run_bytes, self.id_text, name, around.id_text, synced))
             else:
                 self._post_with_devices(box, t_ns, around, synced)
-            place.enter(self)
+            place.enter(self, inner)
         except Exception as error:
             fault(error, "Stage.begin")
         return self
@@ -142,14 +145,16 @@ class Stage(Block):
         """End it now; `status` is `ok` or `error`. Ending twice is ignored, with one warning."""
         if self._sync and self.box is this.box:
             cuda.synchronize()
-        t_ns = now_ns()
+        t_ns = read_ns(BOOTTIME)
         try:
-            if not self._ends_now("stage", self.stage_id is not None):
+            if self._ended or self.stage_id is None:
+                self._ends_now("stage", self.stage_id is not None)
                 return
+            self._ended = True
             box = self.box
             # A child forked inside the stage leaves the block too, but the stage is its parent's to end.
             if box is not None and box is this.box:
-                box.put(*stage_end(t_ns, self.run_bytes, self.ident, "ok" if status == "ok" else "error"))
+                box.put(*stage_end(t_ns, self.run_bytes, self.id_text, "ok" if status == "ok" else "error"))
                 if box.described < 1 + ("torch" in modules):
                     box.describe_process(t_ns)
             place.leave(self)

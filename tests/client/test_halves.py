@@ -11,12 +11,10 @@ from energyd_client.protocol import (
     StageBegin,
     StageEnd,
     halves,
-    id_text,
     piece,
     stage_begin,
     stage_end,
     text,
-    u64,
     unpack,
 )  # fmt: skip
 
@@ -26,7 +24,7 @@ numbers = st.integers(1, I64_MAX)
 
 
 def both_read(parts, seq, message):
-    data = parts[0] + u64(seq) + parts[1]
+    data = parts[0] + seq.to_bytes(8, "big") + parts[1]
     assert unpack(data) == message
     assert decode(data) == message
 
@@ -49,7 +47,9 @@ def test_a_begin_of_pieces_reads_as_the_begin_that_it_stands_for(
 ):
     run_id = run[:96]
     packed = text(parent.decode()) if parent else b""
-    parts = stage_begin(t_ns, piece("run_id", run_id), id_text(ident), piece("name", name), packed, synced)
+    parts = stage_begin(
+        t_ns, piece("run_id", run_id), text(ident.decode()), piece("name", name), packed, synced
+    )
     parent_id = parent.decode() if parent else None
     both_read(parts, seq, StageBegin(seq, t_ns, run_id, ident.decode(), name, parent_id, None, synced))
 
@@ -57,7 +57,7 @@ def test_a_begin_of_pieces_reads_as_the_begin_that_it_stands_for(
 @quick
 @given(seq=numbers, t_ns=numbers, ident=ids, status=st.sampled_from(["ok", "error"]))
 def test_an_end_of_pieces_reads_as_the_end_that_it_stands_for(seq, t_ns, ident, status):
-    parts = stage_end(t_ns, piece("run_id", "r"), id_text(ident), status)
+    parts = stage_end(t_ns, piece("run_id", "r"), text(ident.decode()), status)
     both_read(parts, seq, StageEnd(seq, t_ns, "r", ident.decode(), status))
 
 

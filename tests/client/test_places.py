@@ -233,9 +233,9 @@ def test_naming_ever_new_stages_to_children_takes_no_memory(workplace):
         "class Heap(ctypes.Structure):\n"
         "    _fields_ = [(n, ctypes.c_int) for n in 'arena o s h hd u f used free keep'.split()]\n"
         "heap = ctypes.CDLL(None).mallinfo; heap.restype = Heap\n"
-        "exports = Exports(); exports.name('run', '')\n"
+        "exports = Exports(); exports.name('run', b'')\n"
         "before = heap().used\n"
-        "for i in range(10_000): exports.name('run', f'1234567-0123456789abcdef.{i}')\n"
+        "for i in range(10_000): exports.name('run', b'1234567-0123456789abcdef.%d' % i)\n"
         "print(heap().used - before)\n"
     )
     done = workplace.run(program)
