@@ -106,14 +106,13 @@ class Outbox:
 
     def ident(self) -> Ident:
         """An id for a stage, where `idents` has none."""
-        self.stock_ids()
-        return self.idents.popleft()
+        stage_id = f"{self.client}.{next(self._numbers)}"
+        return stage_id, stage_id.encode(), text(stage_id)
 
     def stock_ids(self) -> None:
-        """Make ids in advance: formatting one costs a caller whose caches are cold more than its clock."""
+        """Make ids in advance: formatting costs a caller whose caches are cold more than the clock does."""
         while len(self.idents) < STOCK_IDS:
-            stage_id = f"{self.client}.{next(self._numbers)}"
-            self.idents.append((stage_id, stage_id.encode(), text(stage_id)))
+            self.idents.append(self.ident())
 
     def describe_process(self, t_ns: int) -> None:
         """Tell the daemon which GPUs this process may use: once, and once more when CUDA is up.

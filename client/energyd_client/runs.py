@@ -113,6 +113,9 @@ class Run(Block):
         self.name = arguments.name(self.name, "run name")
         self.labels = arguments.labels(self.labels, f"labels of run {self.name!r}")
         self._join_or_create()
+        self.run_bytes = piece("run_id", self.run_id)
+        if self.stage_id:
+            self.id_bytes, self.id_text = self.stage_id.encode(), text(self.stage_id)
         if box is None:
             return
         if self.joined:
@@ -124,9 +127,6 @@ class Run(Block):
                 if box.post(RunBegin(0, t_ns, self.run_id, self.name, *shorter, git_commit=commit)):
                     break
         self.box = box
-        self.run_bytes = piece("run_id", self.run_id)
-        if self.stage_id:
-            self.id_bytes, self.id_text = self.stage_id.encode(), text(self.stage_id)
         place.enter_run(self)
 
     def _join_or_create(self) -> None:

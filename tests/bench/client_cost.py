@@ -5,10 +5,10 @@
 A real daemon over the simulated source; the client with its spool, sender thread and acknowledgements, in
 a process of its own. Paced calls are compared with two bare appending writes of the same size to the same
 folder, taken in turns in the same loop, each after the same sleep: what finds its caches cold, finds them
-cold in all of them. Two more take their turns, to tell what of the rest is Python's own: the least that reads the
-clock and writes (`Stamp`), and the least that is a marker (`LeastMarker`: locked, numbered, checked, queued,
-current in its context), each without a name, a parent, an error or a fork to think of. Peers measure one
-fake GPU whose counter burns 2.8 ms of CPU a read, as an H100's does.
+cold in all of them. Two more take their turns, to tell what of the rest is Python's own: the least that
+reads the clock and writes (`Stamp`), and the least that is a marker (`LeastMarker`: locked, numbered,
+checked, queued, current in its context, but without a name, a parent, an error or a fork to think of).
+Peers measure one fake GPU whose counter burns 2.8 ms of CPU a read, as an H100's does.
 """
 
 from __future__ import annotations
