@@ -165,3 +165,15 @@ def test_what_a_read_tells_of_doubt_and_how_often_the_counter_began_anew_outlive
     stored = StoredDevice("GPU-a", 100 * MS, ledger.logs[0].totals, *ledger.logs[0].after(None), [])
     again = ledger_with(GPU, stored={0: stored})
     assert again.tracks[0].reads[-1] == last
+
+
+def test_a_commit_gets_the_totals_of_all_devices_if_one_has_moved_and_else_of_none() -> None:
+    totals = Totals(t_ns=OFFSET + S, power_mw=100_000, cum_uj=5_000_000, n=10)
+    empty = np.empty(0, np.int64)
+    stored = {3: StoredDevice("GPU-gone", 100 * MS, totals, empty, empty.astype(np.int32), empty, [])}
+    ledger = ledger_with(GPU, stored=stored)
+    assert ledger.take_rows()[2] == {}
+    ledger.samples_in(power("GPU-a", 1, 2, 100), 0)
+    assert ledger.take_rows()[2] == {device: log.totals for device, log in ledger.logs.items()}
+    assert len(ledger.logs) == 2
+    assert ledger.take_rows()[2] == {}
