@@ -171,6 +171,7 @@ class Recorder:
     def _last_words(self) -> None:
         """The last commit and export. A full disk gets some seconds; then what is lost is said."""
         deadline = time.monotonic() + STOP_RETRY_S
+        self.ledger.patience_ns = 0
         self.tick()
         while "commit" in self._troubles and time.monotonic() < deadline:
             time.sleep(COMMIT_S)
