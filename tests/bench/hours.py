@@ -119,9 +119,19 @@ class Day:
         return found
 
 
+def trend(seen: list[tuple[float, float]]) -> tuple[float, float]:
+    """Slope of a straight line through the points, and its standard error."""
+    if len(seen) < 3:
+        raise SystemExit("too few hours were sealed to tell a trend: give --hours 5 or more")
+    x, y = np.array(seen).T
+    slope, level = np.polyfit(x, y, 1)
+    rest = y - (slope * x + level)
+    return float(slope), float(np.sqrt((rest @ rest) / (len(x) - 2) / ((x - x.mean()) @ (x - x.mean()))))
+
+
 def measure(bench: Bench, folder: Path) -> None:
     """All rows."""
-    hours = 2 if bench.options.quick else bench.options.hours
+    hours = 6 if bench.options.quick else bench.options.hours
     step_s = 600 if bench.options.quick else STEP_S
     day = Day(folder)
     seen: list[tuple[float, float]] = []
@@ -136,15 +146,15 @@ def measure(bench: Bench, folder: Path) -> None:
         raise SystemExit(f"the recorder is degraded: {day.recorder.degraded}")
     n = day.recorder.ledger.samples
     settled = seen[len(seen) // 4 :]  # the allocators' first hours are not a trend
-    x, y = np.array(settled).T if len(settled) > 1 else np.zeros((2, 2))
-    slope = float(np.polyfit(x, y, 1)[0]) if len(settled) > 1 else 0.0
+    slope, error = trend(settled)
     day.store.close()
     bench.raw |= {"hour_and_rss_mib": seen, "samples": n}
     peak = memory_mib(os.getpid(), "VmHWM")
     bench.add(f"memory at its peak, {len(seen)} whole hours sealed", peak, "MiB", target=250,
               note=f"{n:,} samples, {DEVICES} devices")  # fmt: skip
     after = ", ".join(f"{mib:.0f}" for _, mib in settled)
-    bench.add("memory that an hour adds", slope, "MiB", target=0.5, note=f"after each seal: {after} MiB")
+    bench.add("memory that an hour adds", slope, "MiB", target=0.5,
+              note=f"± {error:.2f} (one standard error); after each seal: {after} MiB")  # fmt: skip
 
 
 if __name__ == "__main__":

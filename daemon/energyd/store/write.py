@@ -120,14 +120,14 @@ class HotStore:
             self.con.execute("BEGIN")
             for table in TABLES:
                 where = f"WHERE t_ns < {hi}" if table == "samples" else ""
-                order = "ORDER BY device, t_ns" if table == "samples" else ""
                 if not self.con.execute(f"SELECT 1 FROM {table} {where} LIMIT 1").fetchone():
                     continue
                 relative = self.layout.sealed(table, hour)
                 final = self.layout.root / relative
                 _make_folder(final.parent)
                 tmp = final.with_suffix(".tmp")
-                copy_parquet(self.con, f"SELECT * FROM {table} {where} {order}", tmp)
+                query = self._in_order(hi) if table == "samples" else f"SELECT * FROM {table}"
+                copy_parquet(self.con, query, tmp)
                 tmps.append((tmp, final))
                 sealed[table] = relative
                 if table not in KEPT:
@@ -147,6 +147,17 @@ class HotStore:
         except duckdb.Error:
             pass  # the hour is sealed; the file shrinks at the next one
         return sealed
+
+    def _in_order(self, before_ns: int) -> str:
+        """The query of samples up to an instant, by device and time.
+
+        Device after device, each already in order as it was inserted: a sort of an hour of eight devices
+        takes 60 MB.
+        """
+        devices = self.con.execute("SELECT DISTINCT device FROM samples ORDER BY device").fetchall()
+        return " UNION ALL ".join(
+            f"SELECT * FROM samples WHERE device = {device} AND t_ns < {before_ns}" for (device,) in devices
+        )
 
     def _widen(self, have: set[str]) -> None:
         """Give a store of an older release the tables and columns that have come since."""
