@@ -197,11 +197,13 @@ def growth(markers: int, parts: int) -> dict[str, Any]:
     began = time.monotonic()
     with energy.run("growth") as run:
         for part in range(parts):
-            for _ in range(markers // parts // 20):
+            for i in range(markers // parts // 20):
                 with run.stage("step") as stage:
                     for _ in range(18):
                         stage.count(tokens=4096)
-            energy.flush(100)  # before what waits fills memory: growth is asked, not overload
+                if i % 500 == 499:
+                    energy.flush(100)  # what waits fills memory, at most 10,000 markers: growth is asked
+            energy.flush(100)
             box = lifetime.opened()
             assert box is not None
             time.sleep(0.05)  # the spool shrinks just after the flush is told
