@@ -79,6 +79,9 @@ class Totals:
     resets: int = 0  # of the counter, since the store began
     rough: Sums = NONE
     bridge_j2: float = 0.0
+    rough_t_ns: int | None = (
+        None  # where `rough` was summed up to, if not to the newest sample (store.rebuild)
+    )
 
 
 @dataclass
@@ -129,7 +132,10 @@ class DeviceLog:
         self._len = 0
         self._store(t_ns, power_mw, cum_uj)
         self._rough = Roughness()
-        self._rough.mark(self._len - 1, self.totals.rough)
+        summed = self._len - 1
+        if self.totals.rough_t_ns is not None:
+            summed = max(int(np.searchsorted(t_ns, self.totals.rough_t_ns, side="right")) - 1, 0)
+        self._rough.mark(summed, self.totals.rough)
         gap_ns = self.totals.gap_ns - sum(g.t1_ns - g.t0_ns for g in gaps)
         holes = self.totals.holes - sum(g.bridged_uj is None for g in gaps)
         for g in gaps:
@@ -273,6 +279,7 @@ class DeviceLog:
     def _sum_up(self) -> None:
         t, p = self._t[: self._len], self._p[: self._len]
         self.totals.rough = self._rough.extend(t, p, self.sensing, self.max_step_ns)
+        self.totals.rough_t_ns = None
 
     def _gap_totals(self, t_ns: int) -> tuple[int, int, bool, float, _GapMark | None]:
         """(gap_ns, holes, in_hole, bridge_j2, the gap around it) at an instant."""

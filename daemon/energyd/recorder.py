@@ -179,6 +179,10 @@ class Recorder:
         """What does not work at present, for people; None if all does."""
         return "; ".join(dict.fromkeys(self._troubles.values())) or None
 
+    def complain(self, what: str, said: str) -> None:
+        """Be degraded for as long as this daemon lives. Before `start` only."""
+        self._troubles[what] = said
+
     def note(self, table: str, row: tuple[Any, ...]) -> None:
         """Add a row to the next commit. Before `start` only."""
         self._batch.rows.setdefault(table, []).append(row)

@@ -28,8 +28,9 @@ from energyd.store import HOUR_NS, Layout
 from energyd.store.live import LiveFiles
 from energyd.store.load import load
 from energyd.store.lock import DaemonLock
+from energyd.store.rebuild import REASON as DAMAGED
+from energyd.store.salvage import Mended, open_hot
 from energyd.store.upkeep import Upkeep
-from energyd.store.write import HotStore
 from energyd_client import clock, endpoints
 from energyd_client import protocol as p
 from energyd_client.version import __version__
@@ -80,7 +81,7 @@ class Service:
         stack.callback(socket_lock.release)
 
         sources = discover(config.source, speed=config.speed, interval_s=config.interval_s)
-        store = HotStore(layout)
+        store, mended = open_hot(layout)
         stack.callback(store.close)
         now_guess = time.time_ns() // HOUR_NS
         loaded = load(layout, store, clock.boot_id(), now_guess)
@@ -88,11 +89,16 @@ class Service:
         self._started_ns = line.now_ns()
         inbox = Inbox()
         silence = "daemon_down" if loaded.same_boot else "reboot"
-        ledger = Ledger(line, loaded.devices, "unstored" if store_lock.left.get("unstored") else silence)
+        silence = "unstored" if store_lock.left.get("unstored") else silence
+        ledger = Ledger(line, loaded.devices, DAMAGED if mended.rows_lost else silence)
         left = [*(s[0] for s in loaded.stages), *loaded.runs]
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
         intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
+        if mended.said:
+            recorder.complain(
+                "damage", f"store: {'; '.join(mended.said)}; cure: `energyd recover` when stopped"
+            )
         recorder.upkeep = Upkeep(layout, config.keep)
         stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
@@ -170,6 +176,14 @@ def _pending(recorder: Recorder) -> bool:
     with recorder.lock:
         waiting = any(s.state == "ended" for s in recorder.tracker.stages.values())
     return waiting or recorder.inbox.waiting > 0
+
+
+def _complain(recorder: Recorder, mended: Mended) -> None:
+    """Say what was damaged: in the log, and in status for as long as this daemon lives."""
+    for line in mended.said:
+        log.error("store: %s", line)
+    if mended.said:
+        recorder.complain("damage", f"store: {'; '.join(mended.said)}; cure: stop, then `energyd recover`")
 
 
 def _folders(config: Config) -> None:

@@ -86,17 +86,3 @@ class LiveFiles:
             else:
                 (self._layout.root / relative).unlink(missing_ok=True)
         self._doomed = keep
-
-
-def newest_live_t_ns(layout: Layout) -> int | None:
-    """The newest sample in any live file, to notice a hot.duckdb that lost its end (a flipped WAL byte)."""
-    newest = None
-    for path in (layout.root / "live").glob("samples-*.parquet"):
-        try:
-            with duckdb.connect() as con:
-                found = con.execute("SELECT max(t_ns) FROM read_parquet(?)", [str(path)]).fetchone()
-        except duckdb.Error:
-            continue  # a torn live file says nothing; hot.duckdb holds its rows
-        if found and found[0] is not None and (newest is None or found[0] > newest):
-            newest = int(found[0])
-    return newest

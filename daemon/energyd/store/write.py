@@ -58,8 +58,8 @@ class HotStore:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
         try:
-            self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
             self.con.execute("SET enable_progress_bar = false")
             self.con.execute(f"ATTACH '{_quoted(layout.hot)}' AS hot (STORAGE_VERSION 'v1.2.0')")
             self.con.execute("USE hot")
@@ -69,10 +69,11 @@ class HotStore:
             else:
                 self._widen(have)
             self.con.execute("SET preserve_insertion_order = true")
+            if not self.meta("host_id"):
+                self.set_meta("host_id", secrets.token_hex(8))
         except duckdb.Error as error:
+            self.con.close()
             raise StoreError(f"cannot open {layout.hot}: {_first_line(error)}") from error
-        if not self.meta("host_id"):
-            self._set_meta("host_id", secrets.token_hex(8))
 
     def close(self) -> None:
         """Checkpoint and close, so that no write-ahead log of this version is left for another."""
@@ -80,6 +81,14 @@ class HotStore:
             self.con.execute("CHECKPOINT hot")
         except duckdb.Error:
             pass  # the log stays and is replayed at the next start
+        self.con.close()
+
+    def close_as_is(self) -> None:
+        """Close and leave the file and its log as they are, for whoever salvages them."""
+        try:
+            self.con.execute("PRAGMA disable_checkpoint_on_shutdown")
+        except duckdb.Error:
+            pass  # one that met an unreadable block answers nothing any more, and writes nothing
         self.con.close()
 
     def meta(self, key: str) -> str | None:
@@ -134,7 +143,7 @@ class HotStore:
                 if table not in KEPT:
                     self.con.execute(f"DELETE FROM {table} {where}")
             self.con.execute("DELETE FROM clients WHERE t_ns < ?", [hi - CLIENT_MEMORY_NS])
-            self._set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
+            self.set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
             for tmp, final in tmps:
                 sync(tmp)
                 tmp.rename(final)
@@ -163,7 +172,7 @@ class HotStore:
         """The first hour that is not sealed; set to the current one in a new store."""
         found = self.meta("hour")
         if found is None:
-            self._set_meta("hour", str(current_hour))
+            self.set_meta("hour", str(current_hour))
             return current_hour
         return int(found)
 
@@ -209,7 +218,8 @@ class HotStore:
         found = self.con.execute("SELECT min(t_ns) FROM samples").fetchone()
         return default if found is None or found[0] is None else int(found[0]) // HOUR_NS
 
-    def _set_meta(self, key: str, value: str) -> None:
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a value across restarts."""
         self.con.execute("DELETE FROM meta WHERE k = ?", [key])
         self.con.execute("INSERT INTO meta VALUES (?, ?)", [key, value])
 
