@@ -75,9 +75,9 @@ class Service:
         config = self.config
         layout = Layout(config.store)
         _folders(config)
-        store_lock = DaemonLock(layout.lock)
+        store_lock = _lock(layout.lock)
         stack.callback(lambda: store_lock.release(self.unstored))
-        socket_lock = DaemonLock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
+        socket_lock = _lock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
         stack.callback(socket_lock.release)
 
         sources = discover(config.source, speed=config.speed, interval_s=config.interval_s)
@@ -204,14 +204,22 @@ def _folders(config: Config) -> None:
             config.spool.chmod(0o3770)
 
 
+def _lock(path: Path) -> DaemonLock:
+    """Raises AlreadyRunning, or ConfigError where the file may not be opened."""
+    with _explained(path, f"as its owner, or another --store and {endpoints.ENV_ENDPOINT}"):
+        return DaemonLock(path)
+
+
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(
+    path: Path, cure: str = "--store DIR with a folder that you may write, or start the system service"
+) -> Iterator[None]:
+    """An OSError as one message with path, uid and cure: ConfigError."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}: {error.strerror or error} (uid {os.geteuid()})\n"
-            f"  cure: --store DIR with a folder that you may write, or start the system service"
+            f"cannot write {path}: {error.strerror or error} (uid {os.geteuid()})\n  cure: {cure}"
         ) from error
 
 
