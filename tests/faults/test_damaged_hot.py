@@ -9,22 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from damaged import DAMAGES, Template, ask, costs, finished_run, make_template, sealed_bytes
+from damaged import DAMAGES, Template, ask, costs, finished_run, sealed_bytes
 from energyd.store import Layout, hour_of_sealed
 from energyd.store.load import load
 from energyd.store.salvage import open_hot
 from real_daemon import Daemon, wait_for
 from staged import status
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    daemon = Daemon(tmp_path_factory.mktemp("template"), {})
-    try:
-        return make_template(daemon)
-    finally:
-        if daemon.process is not None and daemon.process.poll() is None:
-            daemon.kill()
 
 
 @pytest.fixture

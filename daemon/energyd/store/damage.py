@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,11 @@ or opened. A full disk, a file of a newer release or one that may not be read sa
 
 ASIDE: Final = ".damaged-"
 """In the name of a file that was set aside; nothing reads such a file."""
+
+_PARQUET_ERROR: Final = re.compile(
+    r"parquet|thrift|TProtocol|bitpacked|zstd|corrupt|magic|page", re.IGNORECASE
+)
+"""What DuckDB says of a Parquet file that is flipped inside; often without its name."""
 
 _MAGIC: Final = b"PAR1"
 _LEAST: Final = 12  # magic, length of the footer, magic
@@ -79,6 +85,18 @@ def unreadable_parquet(root: Path, relative: str) -> str | None:
     except duckdb.Error as error:
         return first_line(error)
     return None
+
+
+def damaged_among(root: Path, paths: Iterable[str], error: BaseException) -> dict[str, str]:
+    """Which of these Parquet files made DuckDB fail, and why; empty if its error tells of something else."""
+    there = [p for p in paths if (root / p).exists()]
+    if found := {p: why for p in there if (why := cut_parquet(root / p)) is not None}:
+        return found
+    text = str(error)
+    if not _PARQUET_ERROR.search(text):
+        return {}
+    named = [p for p in there if p in text]
+    return {p: why for p in named or there if (why := unreadable_parquet(root, p)) is not None}
 
 
 def first_line(error: BaseException) -> str:

@@ -22,7 +22,8 @@ import duckdb
 from energyd.store import KEPT, TABLES, Layout, hour_of_sealed
 from energyd.store.base import parquet, quoted, sealed_files
 from energyd.store.damage import ASIDE, aside_name, first_line, is_damage, set_aside, unreadable_parquet
-from energyd.store.rebuild import STATE_TABLES, Sources, fill
+from energyd.store.rebuild import REASON, STATE_TABLES, Sources, fill
+from energyd.store.sealed import note_gaps, set_aside_sealed
 from energyd.store.write import HotStore, StoreError, copy_parquet, sync
 
 log = logging.getLogger("energyd")
@@ -39,18 +40,23 @@ class Mended:
     rows_lost: bool = False  # of the newest: what follows the last sample left is a gap
 
 
-def open_hot(layout: Layout) -> tuple[HotStore, Mended]:
+def open_hot(layout: Layout, *, thorough: bool = False) -> tuple[HotStore, Mended]:
     """hot.duckdb, mended where it must be. Raises StoreError where the trouble is no damage.
 
     What is damaged is renamed aside; nothing that can be read is lost. The caller holds the store's lock.
+    `thorough`: every value of every sealed file is read.
     """
-    mended = Mended()
-    live = _newest_live(layout, mended)
+    gone, said = set_aside_sealed(layout, thorough=thorough)
+    live, more = newest_live(layout)
+    mended = Mended(said + more)
     store, why = _try_open(layout, live)
     if store is None:
         mended.rows_lost = True
         _rebuild(layout, live, why, mended)
         store = HotStore(layout)
+    if gone:
+        gaps = note_gaps(layout, store, gone)
+        mended.said.append(f"{gaps} gaps `{REASON}` stand for what the files set aside held of samples")
     return store, mended
 
 
@@ -83,8 +89,12 @@ class Live:
     newest_t_ns: int | None = None
 
 
-def _newest_live(layout: Layout, mended: Mended) -> Live:
-    """Damaged ones are set aside: an older one of the same table takes their place."""
+def newest_live(layout: Layout) -> tuple[Live, list[str]]:
+    """The newest live files, and what was wrong with others.
+
+    Damaged ones are set aside: an older one of the same table takes their place.
+    """
+    said: list[str] = []
     found: dict[str, list[tuple[int, int, str]]] = {}
     for path in (layout.root / "live").glob("*.parquet"):
         if (m := _LIVE_FILE.fullmatch(path.name)) and m[1] in TABLES:
@@ -102,13 +112,13 @@ def _newest_live(layout: Layout, mended: Mended) -> Live:
                 files[table] = relative
                 break
             aside = set_aside(layout.root / relative)
-            mended.said.append(f"{relative}: {why}; renamed to {aside.name}")
+            said.append(f"{relative} {why}; renamed to {aside.name}")
     t_ns = None
     if "samples" in files:
         with duckdb.connect(config={"threads": 1}) as con:
             newest_row = con.execute(f"SELECT max(t_ns) FROM {parquet(layout.root, [files['samples']])}")
             (t_ns,) = newest_row.fetchall()[0]
-    return Live(files, newest, t_ns)
+    return Live(files, newest, t_ns), said
 
 
 def _implausible(root: Path, relative: str) -> str | None:

@@ -19,6 +19,7 @@ import duckdb
 
 from energyd.store import DAY_FILE, KEPT, TABLES, THIN_FILE, is_hour_file
 from energyd.store.base import ROW_GROUP, files_of_day, parquet, quoted, sealed_files
+from energyd.store.sums import altered, note, tidy
 from energyd.store.write import copy_parquet, sync
 
 MEMORY: Final = "200MB"
@@ -65,6 +66,7 @@ def compact(store: Path, table: str, day: str) -> bool:
     paths = files_of_day(store, table, day)
     if not paths or not is_hour_file(Path(paths[0]).name):
         return False
+    _as_written(store, paths)
     with _connect() as con:
         relation = parquet(store, paths, same_columns=table == "samples")
         (before,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
@@ -90,6 +92,7 @@ def thin(store: Path, day: str) -> bool:
     paths = files_of_day(store, "samples", day)
     if not paths or paths[0].endswith(THIN_FILE):
         return False
+    _as_written(store, paths)
     files = sealed_files(store, None)
     with _connect() as con:
         con.execute(
@@ -106,6 +109,13 @@ def thin(store: Path, day: str) -> bool:
         (expected,) = con.execute("SELECT count(*) FROM thinned").fetchall()[0]
         _write(con, "FROM thinned", store / "sealed" / "samples" / day / THIN_FILE, expected)
     return True
+
+
+def _as_written(store: Path, paths: list[str]) -> None:
+    """Refuse to make a file of others that have changed: it would pass for what was measured."""
+    for path in paths:
+        if (why := altered(store, path)) is not None:
+            raise UpkeepFailed(f"{path} {why}; cure: stop, then `energyd recover`")
 
 
 def _view(con: duckdb.DuckDBPyConnection, store: Path, name: str, paths: list[str], columns: str) -> None:
@@ -125,6 +135,7 @@ def _write(con: duckdb.DuckDBPyConnection, query: str, final: Path, expected: in
         if expected is not None and written != expected:
             raise UpkeepFailed(f"{final} would hold {written} rows, its parts {expected}")
         sync(tmp)
+        note(final.parents[3], str(final.relative_to(final.parents[3])), tmp)
         tmp.rename(final)
         sync(final.parent)
     finally:
@@ -151,6 +162,7 @@ def main(store: Path, day: str, thinned: bool) -> list[str]:
                 compact(store, table, day)
         except (OSError, duckdb.Error, UpkeepFailed) as error:  # the other tables can do without this one
             failed.append(f"{table}: {str(error).splitlines()[0]}")
+    tidy(store, day)
     return failed
 
 

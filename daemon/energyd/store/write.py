@@ -21,6 +21,7 @@ import numpy as np
 from energyd.energy import Appended, Totals
 from energyd.store import HOUR_NS, KEPT, TABLES, Layout
 from energyd.store.columns import SCHEMA_SQL, casts, schema, to_numpy
+from energyd.store.sums import note
 
 _STATE_SQL = """
 CREATE TABLE IF NOT EXISTS meta (k VARCHAR, v VARCHAR);
@@ -146,6 +147,7 @@ class HotStore:
             self.set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
             for tmp, final in tmps:
                 sync(tmp)
+                note(self.layout.root, str(final.relative_to(self.layout.root)), tmp)
                 tmp.rename(final)
                 sync(final.parent)
             self.con.execute("COMMIT")
