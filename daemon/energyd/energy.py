@@ -207,6 +207,37 @@ class DeviceLog:
         self._sum_up()
         return added
 
+    def drop(self, after_ns: int, before_ns: int) -> None:
+        """Forget the samples strictly between two others. What is left between the two is one gap.
+
+        It is bridged by the running integral, unless there was a hole in it.
+        """
+        t, p = self._t[: self._len], self._p[: self._len]
+        i, j = (int(np.searchsorted(t, edge_ns)) for edge_ns in (after_ns, before_ns))
+        cut = j - i - 1
+        if cut <= 0:
+            return
+        rough = self._rough.up_to(j, t, p, self.sensing, self.max_step_ns)
+        inside = [g for g in self._gaps if after_ns <= g.t0_ns and g.t1_ns <= before_ns]
+        holes = sum(not g.bridged for g in inside)
+        gap_ns, holes_before, _, bridge_j2, _ = self._gap_totals(after_ns)
+        more_ns = before_ns - after_ns - sum(g.t1_ns - g.t0_ns for g in inside)
+        later = [g for g in self._gaps if g.t0_ns >= before_ns]
+        for g in later:
+            g.gap_ns += more_ns
+        self.totals.gap_ns += more_ns
+        mark = _GapMark(after_ns, before_ns, not holes, gap_ns, holes_before + max(holes - 1, 0), bridge_j2)
+        self._gaps = [*(g for g in self._gaps if g.t0_ns < after_ns), mark, *later]
+        for column in (self._t, self._p, self._c):
+            column[i + 1 : self._len - cut] = column[j : self._len].copy()
+        self._len -= cut
+        self._rough.cut(i, j, rough)
+
+    def cum_at(self, t_ns: int) -> int | None:
+        """The running integral at a sample, µJ; None if there is none at that instant."""
+        i = int(np.searchsorted(self._t[: self._len], t_ns))
+        return int(self._c[i]) if i < self._len and self._t[i] == t_ns else None
+
     def edge_at(self, t_ns: int) -> Edge | Missing | None:
         """Totals at an instant; None while no sample follows it yet."""
         last = self.totals.t_ns

@@ -34,11 +34,13 @@ from energyd.stages import Incoming, Run, Stage
 from energyd.store import HOUR_NS, TABLES
 from energyd.store.live import Arrays, LiveFiles
 from energyd.store.load import Loaded
+from energyd.store.quarantine import QUARANTINE
 from energyd.store.upkeep import Upkeep
 from energyd.store.write import CLIENT_MEMORY_NS, Batch, HotStore, StoreError
 from energyd.timeline import Timeline, pair
 from energyd.trace import TraceRuns
 from energyd.tracker import Tracker
+from energyd.waiting import MAX_SAMPLES, shorten
 from energyd_client import protocol as p
 
 log = logging.getLogger("energyd")
@@ -105,6 +107,8 @@ class Recorder:
         self.refused = 0
         self.commit_ms: float | None = None
         self.after_commit: Callable[[bool], object] = lambda _: None
+        self.max_waiting = MAX_SAMPLES  # samples that wait in memory while commits are refused
+        self._dropped = 0  # of those, since commits are refused
         self._store = store
         self._voice = voice
         self._batch = Batch()
@@ -309,10 +313,19 @@ class Recorder:
             if "commit" not in self._troubles:
                 log.error("store: %s; sampling goes on, what is not stored waits in memory", error)
             self._troubles["commit"] = f"store: {error}"
+            with self.lock:
+                self._shorten()
             self.after_commit(False)
             return False
         if self._troubles.pop("commit", None):
-            log.warning("store: writes again, nothing was lost")
+            lost = f"{self._dropped} samples were dropped, see gaps" if self._dropped else "nothing was lost"
+            log.warning("store: writes again, %s", lost)
+            self._troubles.pop("dropped", None)
+            self._dropped = 0
+        if self._store.quarantined:
+            self._troubles["quarantine"] = (
+                f"store: {self._store.quarantined} rows could not be stored, see {QUARANTINE} beside it"
+            )
         self.commit_ms = (time.monotonic() - began) * 1000
         with self.lock:
             self._batch = Batch()
@@ -327,6 +340,16 @@ class Recorder:
         self._voice.acknowledge(batch.clients)
         self.after_commit(True)
         return True
+
+    def _shorten(self) -> None:
+        """Keep what waits within bounds, when a disk stays full for hours."""
+        dropped = shorten(self._batch, self.ledger.logs, self.committed, self.max_waiting)
+        if dropped:
+            self._dropped += dropped
+            said = f"store: more waits than memory may hold: the oldest {self._dropped} samples are a gap"
+            if "dropped" not in self._troubles:
+                log.error("%s", said)
+            self._troubles["dropped"] = said
 
     def _publish(self, batch: Batch) -> None:
         for device, added in batch.samples:

@@ -21,6 +21,7 @@ import numpy as np
 from energyd.energy import Appended, Totals
 from energyd.store import HOUR_NS, KEPT, TABLES, Layout
 from energyd.store.columns import SCHEMA_SQL, casts, schema, to_numpy
+from energyd.store.quarantine import QUARANTINE, SHAPES, UNCONVERTIBLE, quarantine
 from energyd.store.sums import note
 
 _STATE_SQL = """
@@ -59,6 +60,7 @@ class HotStore:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self.quarantined = 0  # rows set aside since it was opened
         self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
         try:
             self.con.execute("SET enable_progress_bar = false")
@@ -98,25 +100,56 @@ class HotStore:
         return None if found is None else str(found[0])
 
     def commit(self, batch: Batch) -> None:
-        """Write everything in one transaction. Raises StoreError; then nothing was written."""
+        """Write everything in one transaction. Raises StoreError; then nothing was written.
+
+        Rows that no column can take are moved from `batch` to the quarantine.
+        """
         try:
-            self.con.execute("BEGIN")
-            for table, rows in batch.rows.items():
-                self._insert(table, rows)
-            self._insert_samples(batch.samples)
-            self._replace("open_runs", "run_id", batch.open_runs)
-            stages = {k: v and v[0] for k, v in batch.open_stages.items()}
-            self._replace("open_stages", "stage_id", stages)
-            memos = {k: v and (k, v[1]) for k, v in batch.open_stages.items()}
-            self._replace("memos", "stage_id", memos)
-            clients = {c: (c, seq, batch.now_ns) for c, seq in batch.clients.items()}
-            self._replace("clients", "client", clients)
-            totals = {d: (d, json.dumps(asdict(t))) for d, t in batch.totals.items()}
-            self._replace("totals", "device", totals)
-            self.con.execute("COMMIT")
+            self._write(batch)
+        except UNCONVERTIBLE as error:  # one bad row must not keep all others out for ever
+            self._rollback()
+            if not self._sift(batch, str(error)):
+                raise StoreError(_first_line(error)) from error
+            self.commit(batch)
         except duckdb.Error as error:
             self._rollback()
             raise StoreError(_first_line(error)) from error
+
+    def _sift(self, batch: Batch, why: str) -> bool:
+        """Move rows that cannot be converted out of a batch; whether there were any. Raises StoreError."""
+        runs = [(k, row) for k, row in batch.open_runs.items() if row is not None]
+        stages = [(k, held[0]) for k, held in batch.open_stages.items() if held is not None]
+        tables = {**batch.rows, "open_runs": [r for _, r in runs], "open_stages": [r for _, r in stages]}
+        try:
+            found = quarantine(self.layout, tables, why, batch.now_ns)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.layout.root / QUARANTINE}: {error.strerror}") from error
+        for i in found.pop("open_runs", ()):
+            batch.open_runs[runs[i][0]] = None
+        for i in found.pop("open_stages", ()):
+            batch.open_stages[stages[i][0]] = None
+        for table, bad in found.items():
+            batch.rows[table] = [row for i, row in enumerate(batch.rows[table]) if i not in bad]
+        taken = sum(len(rows) for rows in tables.values()) - sum(map(len, batch.rows.values()))
+        taken -= sum(map(bool, batch.open_runs.values())) + sum(map(bool, batch.open_stages.values()))
+        self.quarantined += taken
+        return taken > 0
+
+    def _write(self, batch: Batch) -> None:
+        self.con.execute("BEGIN")
+        for table, rows in batch.rows.items():
+            self._insert(table, rows)
+        self._insert_samples(batch.samples)
+        self._replace("open_runs", "run_id", batch.open_runs)
+        stages = {k: v and v[0] for k, v in batch.open_stages.items()}
+        self._replace("open_stages", "stage_id", stages)
+        memos = {k: v and (k, v[1]) for k, v in batch.open_stages.items()}
+        self._replace("memos", "stage_id", memos)
+        clients = {c: (c, seq, batch.now_ns) for c, seq in batch.clients.items()}
+        self._replace("clients", "client", clients)
+        totals = {d: (d, json.dumps(asdict(t))) for d, t in batch.totals.items()}
+        self._replace("totals", "device", totals)
+        self.con.execute("COMMIT")
 
     def seal(self, hour: int, current_hour: int) -> dict[str, str]:
         """Move one hour into sealed files; {table: relative path}. Raises StoreError, nothing moved.
@@ -166,7 +199,7 @@ class HotStore:
             kinds = ", ".join(f"{name} {kind}" for name, kind in columns)
             if table not in have:
                 self.con.execute(f"CREATE TABLE {table} ({kinds})")
-            for held in (table, *(t for t, shape in _SHAPES.items() if shape == table)):
+            for held in (table, *(t for t, shape in SHAPES.items() if shape == table)):
                 for name, kind in columns:
                     self.con.execute(f"ALTER TABLE {held} ADD COLUMN IF NOT EXISTS {name} {kind}")
 
@@ -193,9 +226,7 @@ class HotStore:
     def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         if not rows:
             return
-        columns = (
-            schema()[_SHAPES.get(table, table)] if table not in _STATE_COLUMNS else _STATE_COLUMNS[table]
-        )
+        columns = schema()[SHAPES.get(table, table)] if table not in _STATE_COLUMNS else _STATE_COLUMNS[table]
         fresh = to_numpy(columns, rows)  # noqa: F841 (DuckDB reads the local variable by its name)
         self.con.execute(f"INSERT INTO {table} BY NAME SELECT {casts(columns)} FROM fresh")
 
@@ -232,7 +263,6 @@ class HotStore:
             pass  # the failed COMMIT has rolled back already
 
 
-_SHAPES = {"open_runs": "runs_log", "open_stages": "stages_log"}
 _STATE_COLUMNS = {
     "memos": [("stage_id", "VARCHAR"), ("memo", "VARCHAR")],
     "clients": [("client", "VARCHAR"), ("seq", "BIGINT"), ("t_ns", "BIGINT")],
