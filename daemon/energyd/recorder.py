@@ -432,6 +432,10 @@ class Recorder:
             self._troubles["export"] = f"store: cannot write the live files: {error}"
             return
         self._troubles.pop("export", None)
+        if self.live.left_out and "sealed" not in self._troubles:
+            found = ", ".join(f"{path} {why}" for path, why in self.live.left_out.items())
+            self._troubles["sealed"] = f"store: {found}; cure: stop, then `energyd recover`"
+            log.error("%s", self._troubles["sealed"])
         with self.lock:  # one switch: a reader sees the old files and their tail, or the new ones
             self.live.switch(written)
             for device, t_ns, _, _ in samples:

@@ -12,7 +12,8 @@ import duckdb
 import pytest
 
 from damaged import DAMAGES, Template, ask, costs, cut, finished_run, flip, sealed_bytes
-from energyd.store import Layout
+from energyd.store import Layout, hour_of_sealed
+from energyd.store.catalogue import write_catalogue
 from energyd.store.recover import recover
 from energyd.store.sealed import damaged_files
 from real_daemon import Daemon
@@ -125,6 +126,25 @@ def test_recover_says_what_is_lost_changes_nothing_when_dry_and_finds_nothing_tw
     assert refused.returncode == 1
     assert f"pid {daemon_on.holder()['pid']}" in refused.stderr
     assert "energyd stop" in refused.stderr
+
+
+@pytest.mark.fault("A damaged sealed file")
+def test_a_file_damaged_under_a_running_daemon_keeps_no_tool_from_the_others(
+    template: Template, tmp_path: Path
+) -> None:
+    root = tmp_path / "s"
+    shutil.copytree(template.store, root)
+    harmed = [sealed(root, table) for table in ("energies", "stages_log", "samples")]
+    for path in harmed:
+        cut(path, 0.6)
+    hour = max(hour_of_sealed(path) for path in template.sealed) + 1
+    live = {p.name.partition("-")[0]: f"live/{p.name}" for p in sorted(root.glob("live/*.parquet"))}
+    left_out = write_catalogue(root, hour, live)
+    assert left_out.keys() == {str(path.relative_to(root)) for path in harmed}
+    with duckdb.connect(str(root / "energy.duckdb"), read_only=True) as tool:
+        final = "SELECT count(*) FROM stages JOIN runs r USING (run_id) WHERE r.name = 'live'"
+        assert tool.execute(final).fetchone() == (2,)
+        assert tool.execute("SELECT count(*) > 0 FROM samples").fetchone() == (True,)
 
 
 @pytest.mark.fault(

@@ -27,6 +27,7 @@ class LiveFiles:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self.current: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}  # damaged sealed files that the catalogue does without, and why
         self._doomed: list[tuple[float, str]] = []
         folder = layout.root / "live"
         folder.mkdir(mode=0o750, exist_ok=True)
@@ -50,7 +51,7 @@ class LiveFiles:
                 if store.con.execute(f"SELECT 1 FROM ({query}) LIMIT 1").fetchone():
                     new[table] = self._layout.live(table, hour, generation)
                     copy_parquet(store.con, query, self._layout.root / new[table])
-            write_catalogue(self._layout.root, hour, new)
+            self.left_out = write_catalogue(self._layout.root, hour, new)
         except (duckdb.Error, OSError) as error:
             raise StoreError(str(error).splitlines()[0]) from error
         return new
