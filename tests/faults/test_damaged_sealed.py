@@ -160,3 +160,29 @@ def test_a_damaged_catalogue_is_written_anew(template: Template, tmp_path: Path)
         recover(root)
         with duckdb.connect(str(root / "energy.duckdb"), read_only=True) as tool:
             assert tool.execute("SELECT count(*) FROM stages").fetchone() != (0,)
+
+
+@pytest.mark.long
+@pytest.mark.fault("A damaged sealed file")
+def test_of_forty_harms_to_sealed_files_and_the_catalogue_the_rest_survives(
+    template: Template, make_daemon: Callable[..., Daemon]
+) -> None:
+    for seed in range(40):
+        daemon, rng = template.copy(make_daemon()), random.Random(seed)
+        harmed = rng.sample(sorted(daemon.store.glob("sealed/*/*/*.parquet")), rng.choice([1, 1, 2, 4]))
+        for path in [*harmed, daemon.store / "energy.duckdb"]:
+            DAMAGES[rng.choice(sorted(DAMAGES))](path, rng.random())
+        broken = {str(p.relative_to(daemon.store)) for p in harmed}
+        untouched = {k: v for k, v in template.sealed.items() if k not in broken}
+        daemon.start(source="simulated")
+        finished_run(daemon, "after")
+        assert sealed_bytes(daemon.store).items() >= untouched.items(), (seed, broken)
+        for run, was in template.runs.items():
+            known = {(row["stage_id"], row["device"]): row["energy_j"] for row in was}
+            for row in costs(daemon, run):
+                if row["energy_j"] is None:
+                    assert row["reason"], (seed, broken)
+                else:
+                    assert row["energy_j"] == known[row["stage_id"], row["device"]], (seed, broken)
+        assert status(daemon)["state"] in ("degraded", "ok")
+        daemon.kill()
