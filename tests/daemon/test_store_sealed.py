@@ -10,9 +10,10 @@ import pytest
 from energyd.energy import Appended
 from energyd.store import HOUR_NS, Layout
 from energyd.store.columns import schema
+from energyd.store.load import load
 from energyd.store.read import open_reader
 from energyd.store.salvage import open_hot
-from energyd.store.write import Batch, HotStore
+from energyd.store.write import Batch, HotStore, StoreError
 
 HOUR = 494_000
 S = 1_000_000_000
@@ -96,3 +97,40 @@ def test_where_a_table_of_gaps_is_lost_a_long_step_is_taken_for_a_hole(layout: L
     assert gaps == [(*between(HOUR + 2), None)]
     elsewhere = ((HOUR + 1) * HOUR_NS - 10 * S, (HOUR + 1) * HOUR_NS + 700 * S)
     assert told(layout, *elsewhere)[0] == pytest.approx(71_000)
+
+
+def test_an_old_hot_file_put_back_costs_no_sealed_hour(layout: Layout, tmp_path: Path) -> None:
+    store = HotStore(layout)
+    store.set_meta("hour", str(HOUR + 1))  # as it was two seals ago, without the rows of since
+    store.con.execute(f"DELETE FROM samples; DELETE FROM gaps WHERE t1_ns > {(HOUR + 1) * HOUR_NS}")
+    store.close()
+    before = {p: p.read_bytes() for p in (tmp_path / "sealed").glob("*/day=*/*.parquet")}
+    store, mended = open_hot(layout)
+    assert any("sealed" in line for line in mended.said)
+    loaded = load(layout, store, "boot", HOUR)
+    store.close()
+    assert {p: p.read_bytes() for p in (tmp_path / "sealed").glob("*/day=*/*.parquet")} == before
+    assert len(loaded.sealed["samples"]) == 3
+    assert loaded.devices[0].totals.t_ns == (HOUR + 3) * HOUR_NS - S  # goes on after the newest sealed sample
+    assert loaded.devices[0].totals.cum_uj == (3 * 3600 - 1) * 100_000_000
+
+
+def test_a_salvage_cut_short_between_old_and_new_begins_again_from_what_is_aside(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = HotStore(layout)
+    (samples,) = store.fetch("SELECT count(*), max(cum_uj) FROM samples")
+    store.set_meta("hour", str(HOUR + 1))  # older than the sealed hours: to be made anew
+    store.close()
+
+    def killed(self: Path, target: Path) -> None:
+        raise OSError("killed here")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(Path, "replace", killed)
+        with pytest.raises(StoreError, match="killed here"):
+            open_hot(layout)
+    assert not layout.hot.exists()
+    store, _ = open_hot(layout)
+    assert store.fetch("SELECT count(*), max(cum_uj) FROM samples") == [samples]
+    store.close()

@@ -147,6 +147,9 @@ def _unreadable(store: HotStore) -> str | None:
     for table in (*TABLES, *STATE_TABLES):
         try:
             store.con.execute(f"SELECT sum(hash(t)) FROM {table} t").fetchall()
+        except duckdb.OutOfMemoryException as error:
+            store.close_as_is()
+            raise StoreError(f"cannot read {store.layout.hot}: {first_line(error)}") from error
         except duckdb.Error as error:
             return f"{table}: {first_line(error)}"
     return None
@@ -183,8 +186,9 @@ def _rows(store: HotStore, layout: Layout | None = None, path: str = "", table: 
 
 def _rebuild(layout: Layout, live: Live, why: str, mended: Mended) -> None:
     """Write a new hot.duckdb beside the old one, then change them over."""
+    for left in layout.root.glob(".salvage-*"):  # a start that was killed
+        shutil.rmtree(left, ignore_errors=True)
     work = layout.root / f".salvage-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir(mode=0o750)
         old, unreadable = _export_old(layout, work)
