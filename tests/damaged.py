@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from energyd.store import Layout
-from energyd.store.read import open_reader
+from energyd.store.read import Reader, open_reader
 from energyd.store.write import HotStore
 from real_daemon import Daemon, wait_for
 
@@ -74,15 +73,26 @@ class Template:
         return daemon
 
 
+def reading(daemon: Daemon) -> Reader:
+    """As `energyq` reads, without a process of its own. Use it in a `with`."""
+    return open_reader(daemon.store, endpoint=daemon.endpoint)
+
+
 def ask(daemon: Daemon, sql: str) -> list[dict[str, Any]]:
-    """As `energyq` answers, without a process of its own."""
-    with contextlib.closing(open_reader(daemon.store, endpoint=daemon.endpoint)) as reader:
+    """One answer."""
+    with reading(daemon) as reader:
         return reader.sql(sql).dicts()
 
 
 def costs(daemon: Daemon, run_id: str) -> list[dict[str, Any]]:
     """What each stage of a run cost on each device."""
-    return ask(daemon, f"FROM stage_energy WHERE run_id = '{run_id}' ORDER BY stage, device")
+    with reading(daemon) as reader:
+        return costs_in(reader, run_id)
+
+
+def costs_in(reader: Reader, run_id: str) -> list[dict[str, Any]]:
+    """The same of a store that is open."""
+    return reader.sql("FROM stage_energy WHERE run_id = ? ORDER BY stage, device", [run_id]).dicts()
 
 
 def sealed_bytes(store: Path) -> dict[str, bytes]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from damaged import DAMAGES, Template, ask, costs, finished_run, sealed_bytes
+from damaged import DAMAGES, Template, ask, costs_in, finished_run, reading, sealed_bytes
 from energyd.store import Layout, hour_of_sealed
 from energyd.store.load import load
+from energyd.store.read import Reader
 from energyd.store.salvage import open_hot
 from real_daemon import Daemon, wait_for
 from staged import status
@@ -38,10 +39,16 @@ def goes_on(daemon: Daemon, template: Template, *, untouched: set[str]) -> None:
     finished_run(daemon, "after")
     wait_for(lambda: status(daemon)["samples"] > before)
     assert sealed_bytes(daemon.store) == template.sealed
-    assert ask(daemon, "SELECT DISTINCT host_id FROM raw_boots") == [{"host_id": template.host_id}]
+    with reading(daemon) as reader:
+        holds(reader, template, untouched)
+
+
+def holds(reader: Reader, template: Template, untouched: set[str]) -> None:
+    """The store is who it was, no row is there twice, no cost is wrong, no silence without a gap."""
+    assert reader.sql("SELECT DISTINCT host_id FROM raw_boots").fetchall() == [(template.host_id,)]
+    names = dict(reader.sql("SELECT run_id, name FROM runs").fetchall())
     for run, was in template.runs.items():
-        names = {row["run_id"]: row["name"] for row in ask(daemon, "FROM runs")}
-        now = costs(daemon, run)
+        now = costs_in(reader, run)
         if names.get(run) in untouched:
             assert now == was
         known = {(row["stage"], row["device"]): row["energy_j"] for row in was}
@@ -50,27 +57,22 @@ def goes_on(daemon: Daemon, template: Template, *, untouched: set[str]) -> None:
                 assert row["reason"] or "pending" in row["flags"] or "open" in row["flags"], row
             else:
                 assert row["energy_j"] == known[row["stage"], row["device"]]
-    shape = "count(*) AS n, count(DISTINCT (device, t_ns)) AS d, bool_and(uj >= 0) AS up"
-    (grown,) = ask(
-        daemon,
-        f"SELECT {shape} FROM (SELECT device, t_ns, cum_uj - lag(cum_uj, 1, 0) OVER "
-        "(PARTITION BY device ORDER BY t_ns) AS uj FROM samples)",
+    steps = (
+        "(SELECT device, t_ns, lag(t_ns) OVER w AS t0, cum_uj - lag(cum_uj, 1, 0) OVER w AS uj"
+        " FROM samples WINDOW w AS (PARTITION BY device ORDER BY t_ns))"
     )
-    assert grown["n"] == grown["d"]
-    assert grown["up"]
-    assert ask(
-        daemon,
-        "SELECT count(*) AS n FROM (SELECT client, seq FROM raw_markers WHERE seq IS NOT NULL"
-        " GROUP BY ALL HAVING count(*) > 1)",
-    ) == [{"n": 0}]
-    unexplained = ask(
-        daemon,
-        "SELECT device, t0, t_ns FROM (SELECT device, t_ns, lag(t_ns) OVER "
-        "(PARTITION BY device ORDER BY t_ns) AS t0 FROM samples) s WHERE t_ns - t0 > "
+    grown = reader.sql(f"SELECT count(*) = count(DISTINCT (device, t_ns)), bool_and(uj >= 0) FROM {steps}")
+    assert grown.fetchall() == [(True, True)]
+    twice = reader.sql(
+        "SELECT client, seq FROM raw_markers WHERE seq IS NOT NULL GROUP BY ALL HAVING count(*) > 1"
+    )
+    assert twice.fetchall() == []
+    unexplained = reader.sql(
+        f"SELECT device, t0, t_ns FROM {steps} s WHERE t_ns - t0 > "
         "(SELECT min(max_step_ns) FROM devices d WHERE d.device = s.device)"
-        " AND NOT EXISTS (FROM gaps g WHERE g.device = s.device AND g.t0_ns = t0 AND g.t1_ns = t_ns)",
+        " AND NOT EXISTS (FROM gaps g WHERE g.device = s.device AND g.t0_ns = t0 AND g.t1_ns = t_ns)"
     )
-    assert unexplained == []
+    assert unexplained.fetchall() == []
 
 
 @pytest.mark.fault(
