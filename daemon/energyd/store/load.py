@@ -105,4 +105,5 @@ def _devices(store: HotStore) -> dict[int, StoredDevice]:
 
 def _totals(packed: dict[str, Any]) -> Totals:
     sums = {name: tuple(packed.get(name, NONE)) for name in ("rough", "read_rough")}
-    return Totals(**{**packed, **sums})
+    known = {name: value for name, value in packed.items() if name in Totals.__dataclass_fields__}
+    return Totals(**{**known, **sums})  # a newer release may have written more
