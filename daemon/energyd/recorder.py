@@ -57,6 +57,14 @@ Done = tuple[tuple[Any, ...], list[tuple[Any, ...]]]
 """A stage whose energy is known: its row of stages_log, and of energies (none if charged to no device)."""
 
 
+_FINALS: Final = """
+    SELECT stage_id, run_id, parent_id, s.t0_ns, s.t1_ns, device
+    FROM stages_log s JOIN energies USING (run_id, stage_id)
+    WHERE device = {} AND s.t1_ns > {}
+"""
+"""What stages still open or pending may have beside them; of what is longer ago they have the sum."""
+
+
 class Voice(Protocol):
     """How the recorder speaks to clients and subscribers (the wire thread does it)."""
 
@@ -93,6 +101,8 @@ class Recorder:
         self.tracker.restore(
             [Run.restore(r) for r in loaded.runs], [Stage.restore(*s) for s in loaded.stages]
         )
+        for device, since_ns in self.accountant.unfolded().items():
+            self.accountant.recall(store.fetch(_FINALS.format(device, since_ns)))
         self.taken_seq = dict(loaded.last_seq)  # per client: what is in the batch or the store
         self.stored_seq = loaded.last_seq  # per client: what is in the store; read by the wire thread
         self.sealed = loaded.sealed
@@ -188,6 +198,8 @@ class Recorder:
         now = self.timeline.now_ns()
         with self.lock:
             self._take(now)
+            if self._hour_is_over(now):
+                self.accountant.fold()
             self._fill_batch(now)
         if self._commit() and self._due(now):
             self._export()
@@ -244,6 +256,7 @@ class Recorder:
                     info.source, info.origin, info.period_ns, info.accuracy,
                     FLOOR_W if info.domain == "gpu" else 0.0, counter_period_ns(info), sensor_of(info),
                 )  # fmt: skip
+            self.accountant.devices_changed()
             self._voice.publish("devices", p.DeviceList(0, self.device_maps()))
 
     def _marker_safely(self, incoming: Incoming) -> None:
@@ -342,12 +355,14 @@ class Recorder:
 
     def _due(self, now_ns: int) -> bool:
         """Seal if an hour has passed; whether an export is due."""
-        hour = (now_ns - SEAL_AFTER_NS) // HOUR_NS
-        if hour > self.hour and time.monotonic() >= self._next_seal:
+        if self._hour_is_over(now_ns):
             self._next_seal = time.monotonic() + EXPORT_S  # one that fails is not tried at every commit
-            self._seal(hour)
+            self._seal((now_ns - SEAL_AFTER_NS) // HOUR_NS)
             return True
         return time.monotonic() >= self._next_export
+
+    def _hour_is_over(self, now_ns: int) -> bool:
+        return (now_ns - SEAL_AFTER_NS) // HOUR_NS > self.hour and time.monotonic() >= self._next_seal
 
     def _seal(self, hour: int) -> None:
         try:
