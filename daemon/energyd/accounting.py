@@ -74,8 +74,14 @@ class Accountant:
         self._activity: dict[int, Activity] = {}
         self._beginless: dict[str, Stage] = {}  # open, and not all begin edges are fixed
         self._due: list[Due] = []  # heap: ended
+        self._left = False
         self._silent: defaultdict[int, list[Due]] = defaultdict(list)  # heaps: wait for a device's sample
         self._charges: dict[tuple[Any, ...], tuple[list[int], set[str]]] = {}
+
+    @property
+    def behind(self) -> bool:
+        """Whether the last `settle` left something for which there was no time."""
+        return self._left
 
     def devices_changed(self) -> None:
         """Devices were declared: who is charged for which is to be told anew."""
@@ -143,7 +149,11 @@ class Accountant:
             while waiting and waiting[0][0] <= last_ns:
                 heappush(self._due, heappop(waiting))
         settled: dict[str, dict[int, int | None]] = {}
-        while self._due and self._due[0][0] + wait_ns <= now_ns and time.monotonic() < until_s:
+        self._left = False
+        while self._due and self._due[0][0] + wait_ns <= now_ns:
+            if time.monotonic() >= until_s:
+                self._left = True
+                break
             due = heappop(self._due)
             silent = self._ends(due[2], now_ns)
             if isinstance(silent, int):

@@ -51,7 +51,6 @@ class Intake:
         spool: Path,
         inbox: Inbox,
         timeline: Timeline,
-        stored_seq: dict[str, int],
         expected: dict[str, int | None],
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -67,11 +66,11 @@ class Intake:
         self._publish_endpoint = publish
         self._inbox = inbox
         self._timeline = timeline
-        self._stored_seq = stored_seq  # the recorder's: what a reconnecting client need not send again
         self.peers = Peers()
         self._departures = Departures(spool, self.peers, expected, inbox, timeline, self._incoming)
         self.credit = Credit()
         self.refused: dict[str, int] = {}
+        self.stored: Callable[[str], int] = lambda client: 0  # what a client need not send again
         self.answer: Answerer = lambda question: p.Refusal("not_ready", "the daemon is starting")
         self._outbox: deque[tuple[str, Any, Any]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -206,7 +205,7 @@ class Intake:
         self._departures.greeted(peer.client)
         if peer.dead:
             self._departures.died(peer.client)
-        last = self._stored_seq.get(peer.client, 0)
+        last = self.stored(peer.client)
         self._send(
             identity,
             p.Welcome(p.VERSION, __version__, self._publish_endpoint, peer.clock_ok, p.CREDIT, last),
