@@ -65,6 +65,12 @@ class Inbox:
         return events, markers
 
     @property
+    def markers(self) -> int:
+        """Markers not yet taken."""
+        with self._lock:
+            return len(self._markers)
+
+    @property
     def waiting(self) -> int:
         """Events and markers not yet taken."""
         with self._lock:

@@ -149,14 +149,17 @@ class Intake:
         drained = False
         for _ in range(BURST):
             try:
-                frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
+                identity = self._router.recv(zmq.DONTWAIT)
             except zmq.Again:
                 drained = True
                 break
-            identity, frame = frames[0].bytes, frames[-1]
+            frame = self._router.recv(zmq.DONTWAIT, copy=False)  # the rest of a message is there too
+            more = 0
+            while frame.more:
+                frame, more = self._router.recv(zmq.DONTWAIT, copy=False), more + 1
             try:
-                if len(frames) != 2:
-                    raise WireError("malformed", f"{len(frames) - 1} frames; a message is one")
+                if more:
+                    raise WireError("malformed", f"{more + 1} frames; a message is one")
                 message = decode(frame.buffer)
                 self._message(identity, message, frame, arrived, markers)
             except WireError as error:

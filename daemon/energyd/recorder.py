@@ -205,6 +205,8 @@ class Recorder:
             busy = self._take(now)
             if not busy:
                 self._settle(now, SETTLE_S)
+        self._settle_more(now)
+        with self.lock:
             if self._hour_is_over(now):
                 self.accountant.fold()
             self._fill_batch(now)
@@ -217,6 +219,13 @@ class Recorder:
         if committed and self._due(now):
             self._export()
         self._keep_up(now)
+
+    def _settle_more(self, now_ns: int) -> None:
+        """Settle on while nothing else is to do: a commit costs as much as a hundred stages."""
+        until_s = time.monotonic() + COMMIT_S / 2
+        while self.accountant.behind and time.monotonic() < until_s and self.inbox.markers < FLUSH_AT:
+            with self.lock:
+                self._settle(now_ns, SETTLE_S)
 
     # ---- in ------------------------------------------------------------------------------------------
 

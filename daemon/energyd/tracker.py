@@ -57,16 +57,19 @@ class Tracker:
     def apply(self, incoming: Incoming) -> p.Refusal | None:
         """Take one marker. A refused marker is journaled all the same, unless it is another user's."""
         m = incoming.message
-        refusal = self._not_his(incoming)
-        if refusal is None:
-            self.rows["markers"].append(_journal(incoming))
-            refusal = getattr(self, f"_{m.TYPE}")(incoming, m)
-            run = self._known(getattr(m, "run_id", ""))
-            if run is not None:
-                run.members.add(incoming.client)
-            if run is not None and incoming.pid is not None and incoming.pid not in run.pids:
+        run_id = getattr(m, "run_id", "")
+        run = self.runs.get(run_id) or self.ended.get(run_id)
+        if run is not None and not same_user(run.uid, incoming.uid):  # uids come from the kernel
+            text = f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}"
+            return _refuse(m, "conflict", text, "run_id")
+        self.rows["markers"].append(_journal(incoming))
+        refusal: p.Refusal | None = getattr(self, _METHOD[type(m)])(incoming, m)
+        run = self.runs.get(run_id) or self.ended.get(run_id)  # it may be new, or another one
+        if run is not None:
+            run.members.add(incoming.client)
+            if incoming.pid is not None and incoming.pid not in run.pids:
                 run.pids.add(incoming.pid)
-                self.touched |= {s.stage_id for s in self.roster.of_run(run.run_id)}
+                self.touched |= {s.stage_id for s in self.roster.of_run(run_id)}
         return refusal
 
     def client_gone(self, client: str, t_ns: int, doubt_ns: int, uid: int | None = None) -> None:
@@ -212,16 +215,6 @@ class Tracker:
 
     # ---- helpers -------------------------------------------------------------------------------------
 
-    def _not_his(self, incoming: Incoming) -> p.Refusal | None:
-        """Only the uid that began a run writes to it (uids come from the kernel)."""
-        m = incoming.message
-        run = self._known(getattr(m, "run_id", ""))
-        if run is None or same_user(run.uid, incoming.uid):
-            return None
-        return _refuse(
-            m, "conflict", f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}", "run_id"
-        )
-
     def _known(self, run_id: str) -> Run | None:
         return self.runs.get(run_id) or self.ended.get(run_id)
 
@@ -272,6 +265,8 @@ def _journal(incoming: Incoming) -> tuple[Any, ...]:
         getattr(m, "stage_id", None), to_json(body), incoming.uid, incoming.gid, incoming.pid,
     )  # fmt: skip
 
+
+_METHOD = {kind: f"_{kind.TYPE}" for kind in p.MARKERS}
 
 _BODY = {
     kind: tuple(f.name for f in fields(kind) if f.name not in ("seq", "t_ns", "run_id", "stage_id"))
