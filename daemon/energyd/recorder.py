@@ -61,6 +61,8 @@ SETTLE_S: Final = 0.02
 """How long a round may hold the lock to settle stages; the others wait for the next."""
 SETTLE_BUSY_S: Final = 0.002
 """The same while so many markers come in that the next round follows at once."""
+FLOOD_S: Final = 0.02
+"""How soon more is awaited after a round of many markers, before their stages have their turn."""
 MOST_PENDING: Final = 20_000
 """Ended stages without energies (some 4 kB each) from which on a flood is slowed down to settle them."""
 
@@ -142,6 +144,7 @@ class Recorder:
         self._next_export = time.monotonic()
         self._next_clock = 0.0
         self._next_seal = 0.0
+        self._pause_s = COMMIT_S
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="recorder")
 
@@ -161,7 +164,7 @@ class Recorder:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
-            self.inbox.bell.wait(COMMIT_S)
+            self.inbox.bell.wait(self._pause_s)
             self.inbox.bell.clear()
             try:
                 self.tick()
@@ -199,29 +202,40 @@ class Recorder:
         self._batch.rows.setdefault(table, []).append(row)
 
     def tick(self) -> None:
-        """One round: take, settle, commit, tell, and now and then export and seal."""
+        """One round: take, settle, commit, tell, and now and then export and seal.
+
+        What is settled quickly goes into the same commit; where there is more of it, or of markers, those
+        are acknowledged first.
+        """
         now = self.timeline.now_ns()
         with self.lock:
-            busy = self._take(now)
-            if not busy:
+            many = self._take(now)
+            if not (many or self.accountant.behind):
                 self._settle(now, SETTLE_S)
-        self._settle_more(now)
-        with self.lock:
             if self._hour_is_over(now):
                 self.accountant.fold()
             self._fill_batch(now)
         committed = self._commit()
-        if busy:
+        if many:
             with self.lock:
                 self._settle(now, SETTLE_BUSY_S if len(self.tracker.stages) < MOST_PENDING else SETTLE_S)
-        if busy or self.accountant.behind:
-            self.inbox.bell.set()
+        elif self.accountant.behind:
+            self._settle_on(now)
+        self._pause_s = self._rest_s(many)
         if committed and self._due(now):
             self._export()
         self._keep_up(now)
 
-    def _settle_more(self, now_ns: int) -> None:
-        """Settle on while nothing else is to do: a commit costs as much as a hundred stages."""
+    def _rest_s(self, many: bool) -> float:
+        """How long to wait for the next round, if nobody rings."""
+        if self.inbox.markers >= FLUSH_AT:
+            return 0.0
+        if many:
+            return FLOOD_S
+        return 0.0 if self.accountant.behind else COMMIT_S
+
+    def _settle_on(self, now_ns: int) -> None:
+        """Settle while nothing else is to do: a commit costs as much as a hundred stages."""
         until_s = time.monotonic() + COMMIT_S / 2
         while self.accountant.behind and time.monotonic() < until_s and self.inbox.markers < FLUSH_AT:
             with self.lock:
