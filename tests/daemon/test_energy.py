@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from energyd.energy import HALF_PJ_PER_UJ, Edge, Missing, Totals, trapezoid_uj
 from energyd.energy import DeviceLog as Log
 from energyd.roughness import NONE
-from energyd.spans import Span, SpanUnion
+from energyd.spans import Span, union
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -153,22 +153,12 @@ def test_a_part_of_some_samples_integrates_like_numpy(first: int, length: int) -
     assert trapezoid_uj(t, p, until) == pytest.approx(expected, abs=2)
 
 
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=25), st.integers(0, 80))
-def test_a_union_counts_each_moment_once_in_whatever_order_spans_come(
-    spans: list[tuple[int, int]], fold: int
-) -> None:
-    union = SpanUnion()
-    moments: set[int] = set()
-    for a, length in spans:
-        union.add(Span(a, 10 * a, a + length, 10 * (a + length)))
-        moments |= set(range(a, a + length))
-    assert union.total() == (len(moments), 10 * len(moments))
-    union.fold(fold)
-    assert union.total() == (len(moments), 10 * len(moments))
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=25))
+def test_a_union_counts_each_moment_once_in_whatever_order_spans_come(spans: list[tuple[int, int]]) -> None:
+    moments = {moment for a, length in spans for moment in range(a, a + length)}
+    found = union(Span(a, 10 * a, a + length, 10 * (a + length)) for a, length in spans)
+    assert found == (len(moments), 10 * len(moments))
 
 
 def test_a_union_with_an_unknown_end_has_a_length_but_no_energy() -> None:
-    union = SpanUnion()
-    union.add(Span(0, 0, 5, 50))
-    union.add(Span(7, None, 9, 90))
-    assert union.total() == (7, None)
+    assert union([Span(0, 0, 5, 50), Span(7, None, 9, 90)]) == (7, None)
