@@ -20,6 +20,7 @@ try:
 except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
+from energyd import everyday
 from energyd_client import endpoints
 from energyd_client.version import __version__
 
@@ -29,9 +30,7 @@ DEGRADED: Final = 4
 PERMISSION: Final = 5
 CONFIG: Final = 78
 
-START_WAIT_S: Final = 60.0
 STOP_WAIT_S: Final = 30.0
-FIRST_SAMPLES_S: Final = 10.0
 
 store_option = click.option(
     "--store",
@@ -176,6 +175,9 @@ def version() -> None:
     click.echo(f"energyd {__version__} (protocol {VERSION})")
 
 
+main.add_command(everyday.run)
+
+
 def fail(message: str, code: int) -> NoReturn:
     """One message for a person, on stderr, and the exit code."""
     click.echo(f"energyd: {message}", err=True)
@@ -185,6 +187,7 @@ def fail(message: str, code: int) -> NoReturn:
 def _serve(config: Any) -> None:
     """Run the daemon in this process until it is told to stop."""
     from energyd.config import ConfigError
+    from energyd.launch import ENV_LEASE, inherited_fd
     from energyd.service import Service, handle_signals
     from energyd.sources import SourceError
     from energyd.store.lock import AlreadyRunning
@@ -198,7 +201,7 @@ def _serve(config: Any) -> None:
     )
     os.umask(0o027)  # store files 0640, folders 0750: the group reads, the world does not
     report = _Report()
-    service = Service(config)
+    service = Service(config, lease_fd=inherited_fd(ENV_LEASE))
     handle_signals(service)
     try:
         service.run(report.ready)
@@ -216,10 +219,9 @@ class _Report:
     """Tells the `energyd start` that waits for us how it went, or the terminal."""
 
     def __init__(self) -> None:
-        fd = os.environ.pop("ENERGYD_READY_FD", None)
-        self._fd = int(fd) if fd else None
-        if self._fd is not None:
-            os.set_inheritable(self._fd, False)
+        from energyd.launch import ENV_READY, inherited_fd
+
+        self._fd = inherited_fd(ENV_READY)
 
     def ready(self) -> None:
         self._tell({"ok": True, "pid": os.getpid()})
@@ -236,80 +238,20 @@ class _Report:
 
 
 def _spawn(config: Any, private: bool, more: list[str]) -> None:
-    """Start a detached daemon and wait until it is ready or has said why not."""
-    import subprocess
+    """Start a detached daemon, wait until it is ready or has said why not, and say how to find it."""
+    from energyd.launch import LaunchError, await_samples, launch
 
-    log_path = config.store / "energyd.log"
     try:
-        config.store.mkdir(mode=0o750, parents=True, exist_ok=True)
-        log_file = log_path.open("ab")
-    except OSError as error:
-        fail(
-            f"cannot write {log_path}: {error.strerror}\n  cure: --store DIR with a folder you may write",
-            CONFIG,
-        )
-    reader, writer = os.pipe()
-    command = [
-        sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(config.store),
-        "--interval", str(config.interval_s), "--source", config.source, "--speed", str(config.speed),
-        *more,
-    ]  # fmt: skip
-    environment = {
-        **os.environ, "ENERGYD_READY_FD": str(writer),
-        endpoints.ENV_ENDPOINT: config.endpoint, endpoints.ENV_SPOOL: str(config.spool),
-    }  # fmt: skip
-    with log_file:
-        child = subprocess.Popen(
-            command, env=environment, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=log_file,
-            stderr=log_file, start_new_session=True,
-        )  # fmt: skip
-    os.close(writer)
-    news = _read_news(reader)
-    os.close(reader)
-    if news is None:
-        child.poll()
-        fail(f"the daemon did not come up (exit {child.returncode})\n  see: {log_path}", FAILED)
-    if not news["ok"]:
-        child.wait()
-        fail(news["message"], news["code"])
+        child = launch(config, more)
+    except LaunchError as error:
+        fail(str(error), error.code)
     child.returncode = 0  # it lives on; Popen must not complain of that
-    _await_samples(config.endpoint)
-    click.echo(f"energyd runs (pid {news['pid']}), store {config.store}", err=True)
+    if not await_samples(config.endpoint):
+        click.echo("energyd: some devices have no sample yet; `energyd status` says which", err=True)
+    click.echo(f"energyd runs (pid {child.pid}), store {config.store}", err=True)
     if private:
         click.echo("programs and energyq find it by:", err=True)
         click.echo(f"export {endpoints.ENV_ENDPOINT}={config.endpoint} {endpoints.ENV_SPOOL}={config.spool}")
-
-
-def _await_samples(endpoint: str) -> None:
-    """Wait until every device has a sample, so that a program started next is measured from its first line.
-
-    CodeCarbon's estimate is the slow one: its imports take seconds.
-    """
-    from energyd_client.errors import EnergydError
-    from energyd_client.protocol import AskStatus
-    from energyd_client.request import ask
-
-    deadline = time.monotonic() + FIRST_SAMPLES_S
-    while time.monotonic() < deadline:
-        try:
-            body = ask(endpoint, AskStatus(req=1), timeout_s=5)
-        except EnergydError:
-            return  # a trace played once may be over already
-        answered = {d["domain"] for d in body["domains"]}
-        starting = any("is starting" in (d["reason"] or "") for d in body["domains"])
-        sampled = all(d["last_t_ns"] is not None for d in body["devices"])
-        if {"gpu", "cpu"} <= answered and sampled and not starting:
-            return
-        time.sleep(0.05)
-    click.echo("energyd: some devices have no sample yet; `energyd status` says which", err=True)
-
-
-def _read_news(fd: int) -> dict[str, Any] | None:
-    import select
-
-    ready, _, _ = select.select([fd], [], [], START_WAIT_S)
-    data = os.read(fd, 65536) if ready else b""
-    return json.loads(data) if data else None
 
 
 def _holder(store: Path | None) -> tuple[dict[str, Any], Path]:
