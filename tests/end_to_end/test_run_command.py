@@ -17,6 +17,18 @@ from real_daemon import Daemon, wait_for
 
 RUN = [sys.executable, "-m", "energyd", "run"]
 JOINING = "import energyd_client as energy, time\nwith energy.stage('inner'): time.sleep(0.2)"
+COUNTING = """
+import pathlib, signal, sys
+signals = {signal.SIGINT, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+seen = pathlib.Path(sys.argv[1])
+seen.touch()
+while True:
+    got = signal.Signals(signal.sigwait(signals)).name
+    seen.write_text(seen.read_text() + got + " ")
+    if got == "SIGUSR1":
+        sys.exit(3)
+"""
 
 
 def lonely(tmp_path: Path) -> dict[str, str]:
@@ -87,13 +99,18 @@ def test_ctrl_c_on_the_terminal_reaches_the_command_once_and_the_bill_is_still_t
 ) -> None:
     daemon.start(source="simulated")
     seen = tmp_path / "seen"
-    script = f"trap 'echo int >> {seen}' INT; touch {tmp_path / 'up'}; sleep 60; sleep 0.3; exit 3"
+    (tmp_path / "counting.py").write_text(COUNTING)
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(RUN[0], [*RUN, "--", "sh", "-c", script], daemon.env)
+        os.execve(RUN[0], [*RUN, "--", sys.executable, str(tmp_path / "counting.py"), str(seen)], daemon.env)
     try:
-        wait_for((tmp_path / "up").exists)
+        wait_for(seen.exists)
+        # Held while the command takes it, so that a second one could not be lost in the first.
+        os.kill(pid, signal.SIGSTOP)
         os.write(terminal, b"\x03")
+        wait_for(seen.read_text)
+        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGUSR1)  # behind what else the wrapper would pass on
         told = b""
         while True:
             try:
@@ -107,7 +124,7 @@ def test_ctrl_c_on_the_terminal_reaches_the_command_once_and_the_bill_is_still_t
     finally:
         os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 3
-    assert seen.read_text().split() == ["int"]
+    assert seen.read_text().split() == ["SIGINT", "SIGUSR1"]
     assert b"exit 3" in told
     assert b"total" in told
 
