@@ -176,6 +176,7 @@ def version() -> None:
 
 
 main.add_command(everyday.run)
+main.add_command(everyday.mark)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -6,6 +6,7 @@ Parse and hand over; what does the work is imported when it is needed, so that `
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,140 @@ def run(labels: dict[str, str], command: tuple[str, ...], **options: Any) -> Non
     from energyd.measured import Options, run_command
 
     sys.exit(run_command(command, Options(labels=labels, **options)))
+
+
+@click.group()
+def mark() -> None:
+    """Say what a shell script is doing: stages that begin and end in separate calls.
+
+    A stage belongs to the shell that called (or --owner PID): when that ends, what it left open
+    ends `aborted`. Its run is named by --run or after the script; inside `energyd run`, or with
+    ENERGYD_RUN_ID set, it joins that run, below ENERGYD_STAGE_ID. The stage holds neither the call that
+    began it nor the one that ended it.
+
+    \b
+    Example:
+      id=$(energyd mark begin tokenize)
+      ./tokenize corpus.txt
+      energyd mark count $id label=81234567
+      energyd mark end $id
+    """
+
+
+owner_option = click.option(
+    "--owner", metavar="PID", type=int, help="Process the stage belongs to. [default: the shell that called]"
+)
+export_option = click.option(
+    "--export", is_flag=True, help="Print what programs need to join, for eval, instead of the id."
+)
+
+
+@mark.command()
+@click.argument("stage")
+@click.option("--run", help="Name of the run, begun with its first stage. [default: the script's]")
+@click.option(
+    "-l", "--label", "labels", metavar="KEY=VALUE", multiple=True, callback=pairs, help="Label of a new run."
+)
+@click.option("--parent", metavar="ID", help="Stage around it. [default: ENERGYD_STAGE_ID]")
+@click.option("--device", "devices", multiple=True, help="GPU to charge: number or UUID. [default: all]")
+@owner_option
+@export_option
+def begin(stage: str, export: bool, **options: Any) -> None:
+    """Begin STAGE; prints its id.
+
+    With --export, programs started next join it.
+
+    \b
+    Examples:
+      id=$(energyd mark begin train --run kd-1b -l seed=0)
+      eval "$(energyd mark begin train --export)"
+    """
+    from energyd import marks
+
+    ids = _marked(lambda: marks.begin(stage, **options))
+    click.echo(_export(ids["run_id"], ids["stage_id"]) if export else ids["stage_id"])
+
+
+@mark.command()
+@click.argument("stage", required=False)
+@click.option("--status", type=click.Choice(["ok", "error"]), default="ok", show_default=True)
+@owner_option
+@export_option
+def end(stage: str | None, status: str, owner: int | None, export: bool) -> None:
+    """End STAGE, an id or a name; by default the one begun last.
+
+    With --export, programs started next join what is around it.
+
+    \b
+    Examples:
+      energyd mark end $id
+      energyd mark end train --status error
+    """
+    from energyd import marks
+
+    ids = _marked(lambda: marks.end(stage, status, owner))
+    if export:
+        click.echo(_export(ids["run_id"], ids["parent_id"]))
+
+
+@mark.command()
+@click.argument("words", metavar="[STAGE] UNIT=N...", nargs=-1, required=True)
+@owner_option
+def count(words: tuple[str, ...], owner: int | None) -> None:
+    """Add work done in STAGE (default: the one begun last): tokens, samples, files.
+
+    \b
+    Examples:
+      energyd mark count $id label=4096 positions=8192
+      energyd mark count files=12
+    """
+    from energyd import marks
+
+    stage = None if "=" in words[0] else words[0]
+    counts: dict[str, int] = {}
+    for word in words[0 if stage is None else 1 :]:
+        unit, _, number = word.partition("=")
+        if not unit or not number.isascii() or not number.isdigit() or int(number) > 2**53:
+            raise click.UsageError(f"{word!r} is no UNIT=N with a whole number")
+        counts[unit] = int(number)
+    if not counts:
+        raise click.UsageError("nothing to count: UNIT=N is missing, such as label=4096")
+    _marked(lambda: marks.count(stage, counts, owner))
+
+
+@mark.command()
+@click.argument("name")
+@click.argument("value", type=float)
+@click.option("-n", type=click.IntRange(min=0), help="Examples behind it.")
+@click.option("--stage", help="Id or name of an open stage of the run. [default: the one begun last]")
+@owner_option
+def metric(name: str, value: float, n: int | None, stage: str | None, owner: int | None) -> None:
+    """Report a quality figure of the run that a stage is open in.
+
+    \b
+    Example:
+      energyd mark metric exact_match 0.81 -n 700
+    """
+    import math
+
+    from energyd import marks
+
+    if not math.isfinite(value):
+        raise click.UsageError(f"{value} is no finite number")
+    _marked(lambda: marks.metric(name, value, n, stage, owner))
+
+
+def _marked(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    from energyd.marks import MarkError
+
+    try:
+        return call()
+    except MarkError as error:
+        click.echo(f"energyd: {error}", err=True)
+        sys.exit(1)
+
+
+def _export(run_id: str, stage_id: str | None) -> str:
+    from energyd_client import endpoints
+
+    return f"export {endpoints.ENV_RUN_ID}={run_id} {endpoints.ENV_STAGE_ID}={stage_id or ''}"
