@@ -177,6 +177,7 @@ def version() -> None:
 
 main.add_command(everyday.run)
 main.add_command(everyday.mark)
+main.add_command(everyday.record)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -196,3 +196,42 @@ def _export(run_id: str, stage_id: str | None) -> str:
     from energyd_client import endpoints
 
     return f"export {endpoints.ENV_RUN_ID}={run_id} {endpoints.ENV_STAGE_ID}={stage_id or ''}"
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long.")
+@click.option("--device", metavar="GPU", help="One GPU only: its index or UUID. [default: all]")
+@click.option("--source", default="auto", show_default=True, help="auto, replay:DIR or simulated.")
+def record(folder: Path, seconds: float | None, device: str | None, source: str) -> None:
+    """Record the power of this machine's GPUs as a trace; Ctrl-C ends it.
+
+    Needs no daemon. One GPU's trace lies in DIR, those of several in DIR/gpu0, DIR/gpu1 and so on; each is
+    what `energyd start --source replay:DIR` plays. Samples and the energy counter are written as the driver
+    gives them.
+
+    \b
+    Examples:
+      energyd record ./trace --seconds 60
+      energyd start --store ./s --source replay:./trace
+    """
+    from energyd.record import RecordError
+    from energyd.record import record as record_trace
+    from energyd.sources import SourceError
+
+    def say(text: str) -> None:
+        click.echo(f"energyd: {text}", err=True)
+
+    try:
+        made = record_trace(folder, source=source, seconds=seconds, wanted=device, say=say)
+    except (RecordError, SourceError, OSError) as error:
+        say(str(error))
+        sys.exit(78)
+    for one in made:
+        if one.n < 2:
+            say(f"{one.folder}: {one.n} samples are no trace; record for longer")
+            continue
+        said = f"{one.n} samples over {one.last_ns / 1e9:.1f} s"
+        say(f"{said}; play: energyd start --source replay:{one.folder}")
+    if any(one.n < 2 for one in made):
+        sys.exit(1)
