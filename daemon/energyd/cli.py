@@ -21,6 +21,7 @@ except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
 from energyd import everyday
+from energyd.config import ENV_CARBON, ENV_PRICE
 from energyd_client import endpoints
 from energyd_client.version import __version__
 
@@ -133,14 +134,42 @@ def status(store: Path | None, as_json: bool) -> None:
 @click.option("--once", is_flag=True, help="Show one picture and leave.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per interval.")
 @click.option("--seconds", type=float, help="Leave after so long.")
+@click.option(
+    "--carbon", metavar="G", type=click.FloatRange(min=0), envvar=ENV_CARBON, show_envvar=True,
+    help="Tell gCO2e, at so many grams a kWh.",
+)  # fmt: skip
+@click.option(
+    "--price", envvar=ENV_PRICE, show_envvar=True, help="Tell the cost, at 0.30EUR/kWh or the like."
+)
 def top(
-    store: Path | None, interval_s: float | None, once: bool, as_json: bool, seconds: float | None
-) -> None:
-    """Watch joules as they burn: devices, open stages, health. q leaves."""
-    from energyd.top import run_top
+    store: Path | None, interval_s: float | None, once: bool, as_json: bool, seconds: float | None,
+    carbon: float | None, price: str | None,
+) -> None:  # fmt: skip
+    """Watch joules as they burn: devices, open stages, health.
 
+    Keys: s sorts stages by begin, energy, power or J/token; f freezes the picture; q leaves.
+
+    \b
+    Examples:
+      energyd top --carbon 380 --price 0.30EUR/kWh
+      energyd top --once --json
+    """
+    from energyd.top import run_top
+    from energyd.top_look import rates
+
+    try:
+        told = rates(carbon, price)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     sys.exit(
-        run_top(_endpoint(store), interval_s=interval_s, once=once, json_output=as_json, seconds=seconds)
+        run_top(
+            _endpoint(store),
+            interval_s=interval_s,
+            once=once,
+            json_output=as_json,
+            seconds=seconds,
+            rates=told,
+        )
     )
 
 
