@@ -42,7 +42,14 @@ store_option = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Watch every watt of this machine, so that SQL can answer what each thing cost."""
+    """Watch every watt of this machine, so that SQL can answer what each thing cost.
+
+    \b
+    Examples:
+      energyd run -- python train.py
+      energyd start
+      energyd top
+    """
 
 
 @main.command()
@@ -62,7 +69,13 @@ def start(
 ) -> None:  # fmt: skip
     """Start the daemon; returns when it is ready.
 
-    Example: energyd start --store ./my-store
+    With --store it is a private one, whose socket lies in that folder; what programs need to find it is
+    printed, for eval.
+
+    \b
+    Examples:
+      energyd start
+      eval "$(energyd start --store ./my-store)"
     """
     from energyd.config import ConfigError, resolve
 
@@ -73,6 +86,7 @@ def start(
         )  # fmt: skip
     except ConfigError as error:
         fail(str(error), CONFIG)
+    _refuse_anothers_socket(config)
     if foreground:
         _serve(config)
     else:
@@ -83,7 +97,12 @@ def start(
 @main.command()
 @store_option
 def stop(store: Path | None) -> None:
-    """Stop the daemon; waits until everything is stored."""
+    """Stop the daemon; waits until everything is stored.
+
+    \b
+    Example:
+      energyd stop --store ./my-store
+    """
     holder, lock = _holder(store)
     pid = int(holder.get("pid", 0))
     if not pid:
@@ -117,7 +136,14 @@ def stop(store: Path | None) -> None:
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def status(store: Path | None, as_json: bool) -> None:
-    """Say how the daemon is: devices, sources, gaps, what is open."""
+    """Say how the daemon is: devices, sources, gaps, what is open.
+
+    Exits 4 if it is degraded, 3 if there is none.
+
+    \b
+    Example:
+      energyd status --json
+    """
     body = _ask_status(_endpoint(store))
     if as_json:
         click.echo(json.dumps(body, indent=2))
@@ -188,6 +214,10 @@ def doctor(store: Path | None, as_json: bool, timeout_s: float) -> None:
     """Probe every sensor and say what is fit to measure with, what is not, and the cure.
 
     Works with and without a daemon.
+
+    \b
+    Example:
+      energyd doctor --timeout 60
     """
     from energyd.doctor import examine, lines
 
@@ -198,7 +228,12 @@ def doctor(store: Path | None, as_json: bool, timeout_s: float) -> None:
 
 @main.command()
 def version() -> None:
-    """Print release and protocol version."""
+    """Print release and protocol version.
+
+    \b
+    Example:
+      energyd version
+    """
     from energyd_client.protocol import VERSION
 
     click.echo(f"energyd {__version__} (protocol {VERSION})")
@@ -213,6 +248,24 @@ def fail(message: str, code: int) -> NoReturn:
     """One message for a person, on stderr, and the exit code."""
     click.echo(f"energyd: {message}", err=True)
     sys.exit(code)
+
+
+def _refuse_anothers_socket(config: Any) -> None:
+    """An exported ENERGYD_ENDPOINT wins over --store, and may be that of a daemon on another store."""
+    from energyd.store.lock import held, read_holder
+
+    lock = Path(f"{endpoints.ipc_path(config.endpoint)}.lock")
+    try:
+        holder = read_holder(lock) if held(lock) else {}
+    except OSError:
+        return
+    if endpoints.ENV_ENDPOINT in os.environ and holder.get("store", str(config.store)) != str(config.store):
+        fail(
+            f"{endpoints.ENV_ENDPOINT}={config.endpoint} is exported, where the daemon on {holder['store']} "
+            f"(pid {holder.get('pid')}) listens: one on {config.store} cannot listen there too\n"
+            f"  cure: unset {endpoints.ENV_ENDPOINT} {endpoints.ENV_SPOOL}, then start it again",
+            FAILED,
+        )
 
 
 def _serve(config: Any) -> None:
