@@ -11,12 +11,12 @@ import time
 from typing import Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from energyd.top_cost import Cost, cost_of
 from energyd.top_look import J_PER_KWH, PLAIN, Look, rank
 from energyd.top_state import Device, Stage, TopState
+from energyd.top_table import Column, Grid
 from energyd.top_text import DASH, amount, count, counts, duration, joules, mark, per_token, power_now, watts
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
@@ -62,7 +62,7 @@ def screen(
     return body, _footer(state)
 
 
-def _header(state: TopState, local_ns: int, wall_s: float, width: int, hint: str, frozen: bool) -> Table:
+def _header(state: TopState, local_ns: int, wall_s: float, width: int, hint: str, frozen: bool) -> Text:
     status = state.status or {}
     left = Text.assemble(("energyd", "bold"), f" {status.get('version', '')}  ")
     silent_s = state.silent_s(local_ns)
@@ -83,12 +83,9 @@ def _header(state: TopState, local_ns: int, wall_s: float, width: int, hint: str
     if frozen:
         right.append(" FROZEN", "bold yellow not dim")
     right.append(hint)
-    table = _grid(width)
-    table.show_header = False
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column(justify="right", no_wrap=True)
-    table.add_row(left, right)
-    return table
+    grid = Grid([Column("", max(1, width - right.cell_len - 2), right=False), Column("", right.cell_len)], 2)
+    grid.add(left, right)
+    return grid.rows[0]
 
 
 def _watched(state: TopState, local_ns: int, look: Look) -> Text:
@@ -120,15 +117,15 @@ def _chart_rows(state: TopState, height: int) -> dict[int, int]:
 def _devices(state: TopState, local_ns: int, width: int, rows: dict[int, int]) -> RenderableType:
     if not state.devices:
         return Text("no device heard of yet" if state.status is None else "no device", "dim")
-    table = _grid(width)
-    wide = width >= WIDE
-    name_width, limit_width = (24, 14) if wide else (14, 10)
-    table.add_column("DEVICE", width=6 + name_width, no_wrap=True, overflow="ellipsis")
-    table.add_column("POWER", justify="right", width=8, no_wrap=True)
-    table.add_column("LAST 60 s", ratio=1, no_wrap=True, overflow="crop")
-    table.add_column("LIMIT", justify="right", width=limit_width, no_wrap=True)
-    table.add_column("SOURCE", width=16, no_wrap=True, overflow="ellipsis")
-    columns = max(10, width - (6 + name_width) - 8 - limit_width - 16 - 4 * (2 if wide else 1))
+    name_width, limit_width = (24, 14) if width >= WIDE else (14, 10)
+    columns = max(10, width - (6 + name_width) - 8 - limit_width - 16 - 4 * _gap(width))
+    grid = Grid(
+        [Column("DEVICE", 6 + name_width, right=False), Column("POWER", 8),
+         Column("LAST 60 s", columns, right=False), Column("LIMIT", limit_width),
+         Column("SOURCE", 16, right=False)],
+        _gap(width),
+    )  # fmt: skip
+    grid.heads()
     now_ns = state.now_ns(local_ns)
     curves: dict[int, list[float | None]] = {}
     top_mw: dict[str, float] = {}  # one scale per domain, so that its devices can be compared
@@ -140,8 +137,8 @@ def _devices(state: TopState, local_ns: int, width: int, rows: dict[int, int]) -
         top_mw[device.domain] = max(peak_mw, top_mw.get(device.domain, 0.0))
     for device in state.devices.values():
         chart = curve(curves[device.device], rows[device.device], top_mw[device.domain])
-        table.add_row(*_device_cells(device, local_ns, chart, width))
-    return table
+        grid.add(*_device_cells(device, local_ns, chart, width))
+    return Group(*grid.rows)
 
 
 def _device_cells(device: Device, local_ns: int, chart: list[str], width: int) -> list[Text]:
@@ -182,72 +179,69 @@ def _notes(state: TopState) -> list[Text]:
     return notes
 
 
-def _stages(state: TopState, local_ns: int, width: int, height: int, look: Look) -> Table:
+def _stages(state: TopState, local_ns: int, width: int, height: int, look: Look) -> RenderableType:
     wide = width >= WIDE
     coins = _coins(look) if width >= WIDEST else []
     domains = [d for d in ("gpu", "cpu", "dram") if any(x.domain == d for x in state.devices.values())]
     if not wide and "dram" in domains:
         domains.remove("dram")
-    table = _stage_table(state, width, domains, coins)
-    blank = len(table.columns) - 1
     by = rank(look, state, local_ns)
     opened, finished = list(state.open_tree(by)), state.finished(by)
-    if wide:  # keep numbers near their names
-        names = [len(s.word.stage) + 3 * len(place) for s, place in opened]
-        names += [len(state.path(s)) + 2 for s in finished]
-        others = sum((c.width or 0) + 2 for c in table.columns[1:])
-        wanted = min(60, max([32, *names]))
-        table.columns[0].width, table.expand, table.width = max(20, min(wanted, width - others)), False, None
+    names = [len(s.word.stage) + 3 * len(place) for s, place in opened]
+    names += [len(state.path(s)) + 2 for s in finished]
+    grid = Grid(_stage_columns(state, width, domains, coins, max([0, *names])), _gap(width))
+    grid.heads()
     # The finished keep a third of the room if they need it; open stages have the first claim on the rest.
     room = height - 1 - (2 if finished else 0)
-    rows_wanted = len(opened) + len({s.word.run_id for s, _ in opened})
-    for_finished = min(len(finished), max(room // 3, room - rows_wanted))
+    wanted = len(opened) + len({s.word.run_id for s, _ in opened})
+    for_finished = min(len(finished), max(room // 3, room - wanted))
     left = room - for_finished
     run_id = None
     if not opened:
-        table.add_row(Text("no open stage", "dim"), *[""] * blank)
+        grid.add(Text("no open stage", "dim"))
     for i, (stage, place) in enumerate(opened):
         new_run = stage.word.run_id != run_id
         if left < (2 if new_run else 1) or (left == 1 and i < len(opened) - 1):
-            table.add_row(Text(f"… {len(opened) - i} more open", "dim"), *[""] * blank)
+            grid.add(Text(f"… {len(opened) - i} more open", "dim"))
             break
         if new_run:
             run_id = stage.word.run_id
-            table.add_row(Text.assemble((stage.word.run, "bold"), (f"  {run_id}", "dim")), *[""] * blank)
+            grid.add(Text.assemble((stage.word.run, "bold"), (f"  {run_id}", "dim")))
             left -= 1
         name = Text.assemble((_branches(place), "dim"), stage.word.stage)
-        table.add_row(name, *_stage_cells(state, stage, local_ns, domains, wide, coins, look))
+        grid.add(name, *_stage_cells(state, stage, local_ns, domains, wide, coins, look))
         left -= 1
     if finished and for_finished > 0:
-        table.add_row(*[""] * (blank + 1))
-        table.add_row(Text("FINISHED", "bold dim"), *[""] * blank)
+        grid.add(Text())
+        grid.add(Text("FINISHED", "bold dim"))
         for stage in finished[:for_finished]:
             bad = stage.word.status not in {"ok", None}
-            name = Text("✗ " if bad else "✓ ", "red" if bad else "green")
-            name.append(state.path(stage) + (f" ({stage.word.status})" if bad else ""), "default")
-            table.add_row(name, *_stage_cells(state, stage, local_ns, domains, wide, coins, look))
-    return table
+            name = Text.assemble(("✗ " if bad else "✓ ", "red" if bad else "green"))
+            name.append(state.path(stage) + (f" ({stage.word.status})" if bad else ""))
+            grid.add(name, *_stage_cells(state, stage, local_ns, domains, wide, coins, look))
+    return Group(*grid.rows)
 
 
-def _stage_table(state: TopState, width: int, domains: list[str], coins: list[str]) -> Table:
-    """The columns of the stages, without rows."""
+def _stage_columns(
+    state: TopState, width: int, domains: list[str], coins: list[str], longest: int
+) -> list[Column]:
+    """The columns of the stages; on a wide terminal numbers are kept near their names."""
     wide = width >= WIDE
-    table = _grid(width)
-    table.add_column("STAGE", ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column("TIME", justify="right", width=7, no_wrap=True)
+    columns = [Column("TIME", 7)]
     for domain in domains:
         marks = {mark(d) for d in state.devices.values() if d.domain == domain} - {""}
         head = f"{domain.upper()}{' ' + min(marks) if marks else ''}"
-        table.add_column(head, justify="right", width=10 if marks else 8, no_wrap=True, style=COLOURS[domain])
-    table.add_column("TOTAL", justify="right", width=8, no_wrap=True, style="bold")
+        columns.append(Column(head, 10 if marks else 8, style=COLOURS[domain]))
+    columns.append(Column("TOTAL", 8, style="bold"))
     if wide:
-        table.add_column("MEAN", justify="right", width=8, no_wrap=True)
-        table.add_column("PER SECOND", justify="right", width=10, no_wrap=True)
-    for coin in coins:
-        table.add_column(coin, justify="right", width=8, no_wrap=True)
-    table.add_column("TOKENS", justify="right", width=7, no_wrap=True)
-    table.add_column("J/TOKEN", justify="right", width=22 if wide else 15, no_wrap=True, overflow="ellipsis")
-    return table
+        columns += [Column("MEAN", 8), Column("PER SECOND", 10)]
+    columns += [Column(coin, 8) for coin in coins]
+    columns += [Column("TOKENS", 7), Column("J/TOKEN", 22 if wide else 15)]
+    left = width - sum(column.width + _gap(width) for column in columns)
+    return [
+        Column("STAGE", max(10, min(left, 60, max(32, longest)) if wide else left), right=False),
+        *columns,
+    ]
 
 
 def _branches(place: tuple[bool, ...]) -> str:
@@ -313,8 +307,6 @@ def _footer(state: TopState) -> Text:
     return foot
 
 
-def _grid(width: int) -> Table:
-    return Table(
-        box=None, expand=True, width=width, padding=(0, 2, 0, 0) if width >= WIDE else (0, 1, 0, 0),
-        pad_edge=False, collapse_padding=True, header_style="bold dim",
-    )  # fmt: skip
+def _gap(width: int) -> int:
+    """Blanks between columns."""
+    return 2 if width >= WIDE else 1

@@ -115,9 +115,9 @@ def captures(folder: Path, page: Path, seconds: float) -> None:
             shown = capture(env, folder, width, height, seconds).rstrip("\n")
         out += ["", f"## {width} x {height}", "", "```text", *(x.rstrip() for x in shown.split("\n")), "```"]
     out += [
-        "", "`s` sorts by begin, energy, power or J/token; `f` freezes the picture while what is heard goes on",
-        "being taken; `q` leaves. In a pipe it is one line a second, with `--json` one object; `--once` is one",
-        "picture. `≥` and `≤`: children may have counted before the view began to listen.",
+        "", "`s` sorts by begin, energy, power or J/token; `f` freezes the picture while what is heard goes",
+        "on being taken; `q` leaves. In a pipe it is one line a second, with `--json` one object; `--once`",
+        "is one picture. `≥` and `≤`: children may have counted before the view began to listen.",
     ]  # fmt: skip
     page.write_text("\n".join(out) + "\n")
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.figures import Row, cells, met
 
 FIELDS = set(Row.__dataclass_fields__)
-ORDER = ("client_cost", "daemon_cost", "hours", "intake", "storage", "query")
+ORDER = ("client_cost", "daemon_cost", "hours", "intake", "storage", "everyday", "query")
 HEAD = ("what", "measured", "target", "met", "beside it in the same run", "note")
 
 

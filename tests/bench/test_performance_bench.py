@@ -24,6 +24,7 @@ BENCH = Path(__file__).parent
         ("daemon_cost", "of it outside NVML calls"),
         ("client_cost", "begin + end, every 50 ms, p99, over two bare writes"),
         ("hours", "memory that an hour adds"),
+        ("everyday", "energyd top, 4 Hz, 160 x 50, eight GPUs"),
     ],
 )
 def test_a_benchmark_says_its_figures_and_keeps_them(script: str, said: str, tmp_path: Path) -> None:
