@@ -63,8 +63,8 @@ def run_command(command: Sequence[str], options: Options) -> int:
         return 130
     finally:
         lifetime.close()  # else our own client would complain that its daemon is gone
-        if found is not None:
-            found.close()
+        if found is not None and not found.close():
+            _say("programs that it left running are measured until they end, and then the daemon ends")
     return _tell(code, report, options)
 
 

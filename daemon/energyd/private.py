@@ -18,7 +18,7 @@ STOP_WAIT_S: Final = 30.0
 
 
 class Found:
-    """A daemon to measure with. `close` ends it if it is ours; what it stored stays."""
+    """A daemon to measure with. `close` lets it go if it is ours; what it stored stays."""
 
     def __init__(self, endpoint: str, spool: Path, store: Path | None) -> None:
         self.endpoint, self.spool, self.store = endpoint, spool, store
@@ -40,17 +40,32 @@ class Found:
             os.close(watched)
         self.complete = await_samples(self.endpoint)
 
-    def close(self) -> None:
-        """Let a private daemon store everything and end; wait for it."""
-        if self._lease is not None:
-            os.close(self._lease)
-            self._lease = None
-        if self.process is not None:
+    def close(self) -> bool:
+        """Let a private daemon store everything and end. False: it stays for what is still open."""
+        if self._lease is None or self.process is None:
+            return True
+        left_behind = self._open_stages() > 0
+        os.close(self._lease)
+        self._lease = None
+        if not left_behind:
             self.process.terminate()
             try:
                 self.process.wait(STOP_WAIT_S)
             except subprocess.TimeoutExpired:
                 pass  # it still stores; it ends by itself
+        self.process.returncode = self.process.returncode or 0  # Popen must not complain that it lives on
+        return not left_behind
+
+    def _open_stages(self) -> int:
+        """Stages of programs that the command left running; 0 where nobody answers."""
+        from energyd_client.errors import EnergydError
+        from energyd_client.protocol import AskStatus
+        from energyd_client.request import ask
+
+        try:
+            return int(ask(self.endpoint, AskStatus(req=1), timeout_s=3)["open_stages"])
+        except EnergydError:
+            return 0
 
 
 def find(store: Path | None, source: str) -> Found:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from real_daemon import Daemon, wait_for
 
 FUNCTION = f'energyd() {{ "{sys.executable}" -m energyd "$@"; }}\n'
@@ -60,6 +62,11 @@ def test_a_stage_lives_from_one_call_to_another_and_programs_between_them_join_i
     assert (epoch["t1_ns"] - found["offset_ns"]) % (1_000_000_000 // os.sysconf("SC_CLK_TCK")) == 0
 
 
+@pytest.mark.fault(
+    "A shell that dies with `energyd mark` stages open",
+    seen="They and their run end `aborted`, when the shell did.",
+    lost="Nothing.",
+)
 def test_what_a_shell_leaves_open_ends_aborted_with_the_shell(daemon: Daemon) -> None:
     daemon.start(source="simulated")
     out = shell(daemon.env, "energyd mark begin left >/dev/null; energyd mark begin done >/dev/null; "

@@ -143,6 +143,33 @@ def test_without_a_daemon_a_private_one_measures_ends_with_the_command_and_leave
     assert row["total_j"] > 0
 
 
+def test_what_a_command_leaves_running_is_measured_to_its_end_by_the_private_daemon(tmp_path: Path) -> None:
+    store, up, go = tmp_path / "kept", tmp_path / "up", tmp_path / "go"
+    staying = "import energyd_client as energy, pathlib, time\n"
+    staying += f"with energy.stage('stays'):\n energy.flush(30)\n pathlib.Path('{up}').touch()\n"
+    staying += f" while not pathlib.Path('{go}').exists(): time.sleep(0.02)\n"
+    (tmp_path / "staying.py").write_text(staying)
+    script = (
+        f"{sys.executable} {tmp_path}/staying.py >/dev/null 2>&1 & while ! test -e {up}; do sleep 0.05; done"
+    )
+    out = measured(
+        lonely(tmp_path), "--source", "simulated", "--store", str(store), "--", "sh", "-c", script
+    )  # fmt: skip
+    assert out.returncode == 0, out.stderr
+    assert "programs that it left running are measured until they end" in out.stderr
+    go.touch()
+    wait_for(lambda: (store / "lock").read_text() == "", timeout_s=60)
+    asked = [sys.executable, "-m", "energyq", "--store", str(store), "--format", "json"]
+    sql = "SELECT status, state FROM stages WHERE name = 'stays'"
+    done = subprocess.run([*asked, sql], capture_output=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == [{"status": "ok", "state": "final"}]
+
+
+@pytest.mark.fault(
+    "kill -9 of `energyd run`",
+    seen="Run and stage are `aborted`; a private daemon ends once nothing is open. The command goes on.",
+    lost="What the command takes from then on, but for stages of its own programs.",
+)
 def test_kill_9_of_the_wrapper_ends_the_run_aborted_and_then_the_private_daemon(tmp_path: Path) -> None:
     store, up = tmp_path / "kept", tmp_path / "up"
     words = [
