@@ -37,9 +37,8 @@ def test_every_commands_help_has_an_example_of_it_that_it_would_take(
 ) -> None:
     text = (command.help or "").replace("\b", "")
     assert "Example" in text
-    lines = [line.strip() for line in text.partition("Example")[2].splitlines()[1:]]
     said = " ".join(path)
-    shown = [line[line.index(said) :] for line in lines if said in line]
+    shown = [x.partition(". ")[0] for x in re.findall(rf"{said}\b[^\n]*", text.partition("Example")[2])]
     assert shown, f"no example of {said}"
     for line in [] if isinstance(command, click.Group) else shown:
         words = shlex.split(line.partition(")")[0].strip('"'))[len(path) :]
