@@ -68,7 +68,8 @@ class Keeper:
         t_ns = clock.now_ns()  # not the caller's: he waited until we were up, and works from here on
         run_id = asked["run_id"] or self._run(asked, t_ns)
         parent_id = asked["parent_id"]
-        stage = _Stage(lifetime.new_id(), arguments.name(asked["name"], "stage name"), run_id, parent_id)
+        stage_id = box.ident()[0] if box is not None else lifetime.silent_id()
+        stage = _Stage(stage_id, arguments.name(asked["name"], "stage name"), run_id, parent_id)
         if box is not None:
             box.describe_process(t_ns)
             box.post(StageBegin(0, t_ns, run_id, stage.stage_id, stage.name, parent_id, asked["devices"]))
