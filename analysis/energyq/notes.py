@@ -22,6 +22,7 @@ WHY: Final = {
     "gap_without_counter": "no counter bridges a gap inside it",
     "before_first_sample": "it began before the first sample",
     "marker_too_late": "its marker came too late for the daemon's memory; `energyq explain` can tell",
+    "store_damaged": "what would tell it is lost with a damaged file of the store",
 }
 
 FLAGS: Final = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,18 @@ def settings_of(ctx: click.Context, **own: Any) -> dict[str, Any]:
     return {k: v if v is not None else (ctx.obj or {}).get(k) for k, v in own.items()}
 
 
-def open_store(settings: dict[str, Any]) -> Reader:
-    """The store that --store and --endpoint name, or the machine's. Raises ReadError."""
+@contextlib.contextmanager
+def open_store(settings: dict[str, Any]) -> Iterator[Reader]:
+    """The store that --store and --endpoint name, or the machine's. Raises ReadError.
+
+    Of damaged files that the answer had to do without it tells afterwards, and exits 4.
+    """
     from energyd.store.read import default_store, open_reader
 
-    return open_reader(settings["store"] or default_store(), endpoint=settings["endpoint"])
+    with open_reader(settings["store"] or default_store(), endpoint=settings["endpoint"]) as reader:
+        yield reader
+        for path, why in reader.left_out.items():
+            click.echo(f"energyq: the rows of {path} are left out: it {why}", err=True)
+        if reader.left_out:
+            click.echo("  cure: stop the daemon, then `energyd recover`", err=True)
+            click.get_current_context().exit(4)

@@ -227,6 +227,37 @@ def doctor(store: Path | None, as_json: bool, timeout_s: float) -> None:
 
 
 @main.command()
+@store_option
+@click.option("--dry-run", is_flag=True, help="Say what would be done; change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def recover(store: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Look for damage in every file of a store; save what can be read, say what is lost.
+
+    While no daemon runs on it. Exits 4 if anything was damaged.
+
+    \b
+    Example:
+      energyd recover --store ./my-store
+    """
+    from energyd.store.lock import AlreadyRunning
+    from energyd.store.recover import recover as look_through
+    from energyd.store.write import StoreError
+
+    where = store or endpoints.default_store()
+    os.umask(0o027)
+    try:
+        report = look_through(where, dry_run=dry_run)
+    except AlreadyRunning as error:
+        fail(f"a daemon writes to this store: {error}", FAILED)
+    except StoreError as error:
+        fail(f"{error}\n  cure: --store DIR", CONFIG)
+    except OSError as error:
+        fail(f"cannot recover {where}: {error.strerror}: {error.filename}\n  cure: as its owner", PERMISSION)
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else "\n".join(report.lines()))
+    sys.exit(DEGRADED if report.found else 0)
+
+
+@main.command()
 def version() -> None:
     """Print release and protocol version.
 

@@ -79,6 +79,9 @@ class Totals:
     resets: int = 0  # of the counter, since the store began
     rough: Sums = NONE
     bridge_j2: float = 0.0
+    rough_t_ns: int | None = (
+        None  # where `rough` was summed up to, if not to the newest sample (store.rebuild)
+    )
 
 
 @dataclass
@@ -129,7 +132,10 @@ class DeviceLog:
         self._len = 0
         self._store(t_ns, power_mw, cum_uj)
         self._rough = Roughness()
-        self._rough.mark(self._len - 1, self.totals.rough)
+        summed = self._len - 1
+        if self.totals.rough_t_ns is not None:
+            summed = max(int(np.searchsorted(t_ns, self.totals.rough_t_ns, side="right")) - 1, 0)
+        self._rough.mark(summed, self.totals.rough)
         gap_ns = self.totals.gap_ns - sum(g.t1_ns - g.t0_ns for g in gaps)
         holes = self.totals.holes - sum(g.bridged_uj is None for g in gaps)
         for g in gaps:
@@ -200,6 +206,37 @@ class DeviceLog:
         self._store(added.t_ns, added.power_mw, added.cum_uj)
         self._sum_up()
         return added
+
+    def drop(self, after_ns: int, before_ns: int) -> None:
+        """Forget the samples strictly between two others. What is left between the two is one gap.
+
+        It is bridged by the running integral, unless there was a hole in it.
+        """
+        t, p = self._t[: self._len], self._p[: self._len]
+        i, j = (int(np.searchsorted(t, edge_ns)) for edge_ns in (after_ns, before_ns))
+        cut = j - i - 1
+        if cut <= 0:
+            return
+        rough = self._rough.up_to(j, t, p, self.sensing, self.max_step_ns)
+        inside = [g for g in self._gaps if after_ns <= g.t0_ns and g.t1_ns <= before_ns]
+        holes = sum(not g.bridged for g in inside)
+        gap_ns, holes_before, _, bridge_j2, _ = self._gap_totals(after_ns)
+        more_ns = before_ns - after_ns - sum(g.t1_ns - g.t0_ns for g in inside)
+        later = [g for g in self._gaps if g.t0_ns >= before_ns]
+        for g in later:
+            g.gap_ns += more_ns
+        self.totals.gap_ns += more_ns
+        mark = _GapMark(after_ns, before_ns, not holes, gap_ns, holes_before + max(holes - 1, 0), bridge_j2)
+        self._gaps = [*(g for g in self._gaps if g.t0_ns < after_ns), mark, *later]
+        for column in (self._t, self._p, self._c):
+            column[i + 1 : self._len - cut] = column[j : self._len].copy()
+        self._len -= cut
+        self._rough.cut(i, j, rough)
+
+    def cum_at(self, t_ns: int) -> int | None:
+        """The running integral at a sample, µJ; None if there is none at that instant."""
+        i = int(np.searchsorted(self._t[: self._len], t_ns))
+        return int(self._c[i]) if i < self._len and self._t[i] == t_ns else None
 
     def edge_at(self, t_ns: int) -> Edge | Missing | None:
         """Totals at an instant; None while no sample follows it yet."""
@@ -276,6 +313,7 @@ class DeviceLog:
     def _sum_up(self) -> None:
         t, p = self._t[: self._len], self._p[: self._len]
         self.totals.rough = self._rough.extend(t, p, self.sensing, self.max_step_ns)
+        self.totals.rough_t_ns = None
 
     def _gap_totals(self, t_ns: int) -> tuple[int, int, bool, float, _GapMark | None]:
         """(gap_ns, holes, in_hole, bridge_j2, the gap around it) at an instant."""

@@ -34,11 +34,13 @@ from energyd.stages import Incoming, Run, Stage
 from energyd.store import HOUR_NS, TABLES
 from energyd.store.live import Arrays, LiveFiles
 from energyd.store.load import Loaded
+from energyd.store.quarantine import QUARANTINE
 from energyd.store.upkeep import Upkeep
 from energyd.store.write import CLIENT_MEMORY_NS, Batch, HotStore, StoreError
 from energyd.timeline import Timeline, pair
 from energyd.trace import TraceRuns
 from energyd.tracker import Tracker
+from energyd.waiting import MAX_SAMPLES, shorten
 from energyd_client import protocol as p
 
 log = logging.getLogger("energyd")
@@ -108,6 +110,8 @@ class Recorder:
         self.refused = 0
         self.commit_ms: float | None = None
         self.after_commit: Callable[[bool], object] = lambda _: None
+        self.max_waiting = MAX_SAMPLES  # samples that wait in memory while commits are refused
+        self._dropped = 0  # of those, since commits are refused
         self._store = store
         self._voice = voice
         self._batch = Batch()
@@ -190,6 +194,10 @@ class Recorder:
     def degraded(self) -> str | None:
         """What does not work at present, for people; None if all does."""
         return "; ".join(dict.fromkeys(self._troubles.values())) or None
+
+    def complain(self, what: str, said: str) -> None:
+        """Be degraded for as long as this daemon lives. Before `start` only."""
+        self._troubles[what] = said
 
     def note(self, table: str, row: tuple[Any, ...]) -> None:
         """Add a row to the next commit. Before `start` only."""
@@ -317,10 +325,19 @@ class Recorder:
             if "commit" not in self._troubles:
                 log.error("store: %s; sampling goes on, what is not stored waits in memory", error)
             self._troubles["commit"] = f"store: {error}"
+            with self.lock:
+                self._shorten()
             self.after_commit(False)
             return False
         if self._troubles.pop("commit", None):
-            log.warning("store: writes again, nothing was lost")
+            lost = f"{self._dropped} samples were dropped, see gaps" if self._dropped else "nothing was lost"
+            log.warning("store: writes again, %s", lost)
+            self._troubles.pop("dropped", None)
+            self._dropped = 0
+        if self._store.quarantined:
+            self._troubles["quarantine"] = (
+                f"store: {self._store.quarantined} rows could not be stored, see {QUARANTINE} beside it"
+            )
         self.commit_ms = (time.monotonic() - began) * 1000
         with self.lock:
             self._batch = Batch()
@@ -335,6 +352,16 @@ class Recorder:
         self._voice.acknowledge(batch.clients)
         self.after_commit(True)
         return True
+
+    def _shorten(self) -> None:
+        """Keep what waits within bounds, when a disk stays full for hours."""
+        dropped = shorten(self._batch, self.ledger.logs, self.committed, self.max_waiting)
+        if dropped:
+            self._dropped += dropped
+            said = f"store: more waits than memory may hold: the oldest {self._dropped} samples are a gap"
+            if "dropped" not in self._troubles:
+                log.error("%s", said)
+            self._troubles["dropped"] = said
 
     def _publish(self, batch: Batch) -> None:
         for device, added in batch.samples:
@@ -417,6 +444,10 @@ class Recorder:
             self._troubles["export"] = f"store: cannot write the live files: {error}"
             return
         self._troubles.pop("export", None)
+        if self.live.left_out and "sealed" not in self._troubles:
+            found = ", ".join(f"{path} {why}" for path, why in self.live.left_out.items())
+            self._troubles["sealed"] = f"store: {found}; cure: stop, then `energyd recover`"
+            log.error("%s", self._troubles["sealed"])
         with self.lock:  # one switch: a reader sees the old files and their tail, or the new ones
             self.live.switch(written)
             for device, t_ns, _, _ in samples:

@@ -56,6 +56,13 @@ class Roughness:
         sign = 1 if index >= mark else -1
         return sums[0] + sign * added[0], sums[1] + sign * added[1], sums[2] + sign * added[2]
 
+    def cut(self, i: int, j: int, sums: Sums) -> None:
+        """The samples between i and j are gone from the log's arrays; `sums` are those at j."""
+        marks = list(zip(self._at, self._sums, strict=True))
+        moved = [(at - (j - i - 1), s) for at, s in marks if at > j]
+        marks = [*((at, s) for at, s in marks if at <= i), (i + 1, sums), *moved]
+        self._at, self._sums = [at for at, _ in marks], [s for _, s in marks]
+
     def forget(self, n: int, newest: int, sums: Sums) -> None:
         """The first n samples are gone from the log's arrays; `newest` is where the last is now."""
         kept = [(at - n, s) for at, s in zip(self._at, self._sums, strict=True) if at >= n]

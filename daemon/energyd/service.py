@@ -29,8 +29,9 @@ from energyd.store import HOUR_NS, Layout
 from energyd.store.live import LiveFiles
 from energyd.store.load import load
 from energyd.store.lock import DaemonLock
+from energyd.store.rebuild import REASON as DAMAGED
+from energyd.store.salvage import Mended, open_hot
 from energyd.store.upkeep import Upkeep
-from energyd.store.write import HotStore
 from energyd_client import clock, endpoints
 from energyd_client import protocol as p
 from energyd_client.version import __version__
@@ -76,13 +77,13 @@ class Service:
         config = self.config
         layout = Layout(config.store)
         _folders(config)
-        store_lock = DaemonLock(layout.lock)
+        store_lock = _lock(layout.lock)
         stack.callback(lambda: store_lock.release(self.unstored))
-        socket_lock = DaemonLock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
+        socket_lock = _lock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
         stack.callback(socket_lock.release)
 
         sources = discover(config.source, speed=config.speed, interval_s=config.interval_s)
-        store = HotStore(layout)
+        store, mended = open_hot(layout)
         stack.callback(store.close)
         now_guess = time.time_ns() // HOUR_NS
         loaded = load(layout, store, clock.boot_id(), now_guess)
@@ -90,11 +91,16 @@ class Service:
         self._started_ns = line.now_ns()
         inbox = Inbox()
         silence = "daemon_down" if loaded.same_boot else "reboot"
-        ledger = Ledger(line, loaded.devices, "unstored" if store_lock.left.get("unstored") else silence)
+        silence = "unstored" if store_lock.left.get("unstored") else silence
+        ledger = Ledger(line, loaded.devices, DAMAGED if mended.rows_lost else silence)
         left = [*(s[0] for s in loaded.stages), *loaded.runs]
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
         intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
+        if mended.said:
+            recorder.complain(
+                "damage", f"store: {'; '.join(mended.said)}; cure: `energyd recover` when stopped"
+            )
         recorder.upkeep = Upkeep(layout, config.keep)
         stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
@@ -180,6 +186,14 @@ def _pending(recorder: Recorder) -> bool:
     return waiting or recorder.inbox.waiting > 0
 
 
+def _complain(recorder: Recorder, mended: Mended) -> None:
+    """Say what was damaged: in the log, and in status for as long as this daemon lives."""
+    for line in mended.said:
+        log.error("store: %s", line)
+    if mended.said:
+        recorder.complain("damage", f"store: {'; '.join(mended.said)}; cure: stop, then `energyd recover`")
+
+
 def _folders(config: Config) -> None:
     """Make store, spool and socket folder. Raises ConfigError naming path, uid and cure."""
     socket_path = endpoints.ipc_path(config.endpoint)
@@ -198,14 +212,22 @@ def _folders(config: Config) -> None:
             config.spool.chmod(0o3770)
 
 
+def _lock(path: Path) -> DaemonLock:
+    """Raises AlreadyRunning, or ConfigError where the file may not be opened."""
+    with _explained(path, f"as its owner, or another --store and {endpoints.ENV_ENDPOINT}"):
+        return DaemonLock(path)
+
+
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(
+    path: Path, cure: str = "--store DIR with a folder that you may write, or start the system service"
+) -> Iterator[None]:
+    """An OSError as one message with path, uid and cure: ConfigError."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}: {error.strerror or error} (uid {os.geteuid()})\n"
-            f"  cure: --store DIR with a folder that you may write, or start the system service"
+            f"cannot write {path}: {error.strerror or error} (uid {os.geteuid()})\n  cure: {cure}"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from energyd.energy import Appended, Totals
 from energyd.store import HOUR_NS, Layout, hour_of_sealed
 from energyd.store.columns import schema
 from energyd.store.load import load
+from energyd.store.quarantine import QUARANTINE
 from energyd.store.write import Batch, HotStore, StoreError
 
 HOUR = 494_000  # some hour of 2026
@@ -85,9 +87,11 @@ def test_a_store_of_an_older_release_gets_the_columns_and_tables_that_have_come_
 
 
 def test_a_refused_commit_writes_nothing_and_the_next_one_works(store: HotStore) -> None:
-    bad = ("c", 2, T0, T0, "count", "r", "s", "{not json", 0, 0, 1)
+    store.con.execute("ALTER TABLE markers RENAME TO gone")
     with pytest.raises(StoreError):
-        store.commit(Batch(rows={"metrics": [("r", None, 1, "m", 1.0, None)], "markers": [bad]}))
+        store.commit(Batch(rows={"metrics": [("r", None, 1, "m", 1.0, None)], "markers": [marker(1)]}))
+    store.con.execute("ALTER TABLE gone RENAME TO markers")
+    assert not (store.layout.root / QUARANTINE).exists()  # no row is to blame
     assert store.fetch("SELECT count(*) FROM metrics") == [(0,)]
     store.commit(Batch(rows={"markers": [marker(2)]}))
     assert store.fetch("SELECT count(*) FROM markers") == [(1,)]
@@ -229,3 +233,26 @@ def test_every_column_of_the_schema_can_be_written_and_read(store: HotStore) -> 
         empty = tuple(None for _ in columns)
         store.commit(Batch(rows={table: [row, empty]}))
         assert sorted(store.fetch(f"FROM {table}"), key=str) == sorted([row, empty], key=str)
+
+
+def test_a_row_that_no_column_takes_goes_to_the_quarantine_and_the_others_get_in(store: HotStore) -> None:
+    far, odd = marker(2), (*marker(3)[:8], 2**40, 0, 1)  # a uid beyond the column
+    text = ("c", 4, T0, "when?", *marker(4)[4:])
+    run = ("r", "n", 1, None, "open", "{no JSON", "{}", None, "c", 0, 1)
+    store.commit(
+        Batch(
+            samples=[samples(T0, 10)], rows={"markers": [marker(1), far, odd, text]},
+            open_runs={"r": run}, clients={"c": 4}, now_ns=T0,
+        )
+    )  # fmt: skip
+    assert store.fetch("SELECT seq FROM markers ORDER BY seq") == [(1,), (2,)]
+    assert store.fetch("SELECT count(*) FROM samples") == [(10,)]
+    assert store.fetch("SELECT seq FROM clients") == [(4,)]
+    assert store.quarantined == 3
+    told = [json.loads(line) for line in (store.layout.root / QUARANTINE).read_text().splitlines()]
+    assert [line["table"] for line in told] == ["markers", "markers", "open_runs"]
+    assert all(line["why"] for line in told)
+    assert str(2**40) in told[0]["row"]
+    assert "'{no JSON'" in told[2]["row"]
+    store.commit(Batch(rows={"markers": [marker(5)]}))
+    assert store.quarantined == 3

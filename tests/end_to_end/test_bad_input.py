@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -98,6 +99,22 @@ def test_a_store_without_permission_is_refused(daemon: Daemon, tmp_path: Any) ->
         code, err = foreground(daemon, store="/sys/energyd")
     assert code == 78
     assert "cannot write" in err
+
+
+@pytest.mark.fault("No place to write at start")
+@pytest.mark.parametrize("which", ["store", "socket"])
+def test_a_lock_file_that_may_not_be_opened_is_named_with_the_cure(daemon: Daemon, which: str) -> None:
+    daemon.store.mkdir()
+    lock = daemon.store / "lock" if which == "store" else Path(daemon.endpoint[len("ipc://") :] + ".lock")
+    if os.geteuid() != 0:
+        lock.touch(mode=0)
+    else:  # root may open every file; a link it does not follow
+        lock.symlink_to("/dev/null")
+    code, err = foreground(daemon)
+    assert code == 78
+    assert "Traceback" not in err
+    assert f"cannot write {lock}" in err
+    assert "cure:" in err
 
 
 @pytest.mark.fault(

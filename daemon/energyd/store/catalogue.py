@@ -21,18 +21,37 @@ import duckdb
 
 from energyd.store import TABLES, Layout
 from energyd.store.base import create_comments, create_views, parquet, quoted, raw_view, sealed_files
+from energyd.store.damage import damaged_among
 
 
-def write_catalogue(store: Path, hour: int, live: Mapping[str, str]) -> None:
+def write_catalogue(store: Path, hour: int, live: Mapping[str, str]) -> dict[str, str]:
     """Write energy.duckdb over the sealed files of hours below `hour` and the live files.
+
+    What is left out: damaged files, {path relative to the store: why}. One must not keep every tool from the
+    others for as long as the daemon runs.
 
     `live`: {table: path relative to the store}. Raises duckdb.Error or OSError; the old catalogue is then
     still there.
     """
     store = store.absolute()
+    sealed = sealed_files(store, hour)
+    left_out: dict[str, str] = {}
+    while True:
+        try:
+            _write(store, sealed, live)
+        except duckdb.Error as error:
+            found = damaged_among(store, (p for paths in sealed.values() for p in paths), error)
+            if not found:
+                raise
+            left_out |= found
+            sealed = {table: [p for p in paths if p not in found] for table, paths in sealed.items()}
+        else:
+            return left_out
+
+
+def _write(store: Path, sealed: Mapping[str, list[str]], live: Mapping[str, str]) -> None:
     target = Layout(store).catalogue
     aside = target.with_name(f"{target.name}.{os.getpid()}.new")
-    sealed = sealed_files(store, hour)
     try:
         aside.write_bytes(_empty())
         with duckdb.connect(config={"threads": 1}) as con:

@@ -60,7 +60,7 @@ COMMENT ON COLUMN stage_energy.n_samples IS 'number of samples inside the window
 COMMENT ON COLUMN stage_energy.u_random_j IS 'J, k = 2, random part of the doubt; NULL: not stated';
 COMMENT ON COLUMN stage_energy.u_total_j IS 'J, k = 2, whole doubt; NULL: not stated';
 COMMENT ON COLUMN stage_energy.source IS 'where the device''s power comes from';
-COMMENT ON COLUMN stage_energy.flags IS 'open, pending, bridged, estimated, replayed, simulated, shared_cpu, too_short, aborted …';
+COMMENT ON COLUMN stage_energy.flags IS 'open, pending, store_damaged, bridged, estimated, replayed, simulated, shared_cpu, too_short, aborted …';
 COMMENT ON COLUMN stage_energy.method IS 'which of two independent figures energy_j is: integral or counter';
 COMMENT ON COLUMN stage_energy.integral_j IS 'J, power integral with interpolated edges';
 COMMENT ON COLUMN stage_energy.u_integral_j IS 'J, k = 2, random doubt of integral_j';

@@ -26,6 +26,7 @@ class LiveFiles:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self.current: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}  # damaged sealed files that the catalogue does without, and why
         self._doomed: list[tuple[float, str]] = []
         folder = layout.root / "live"
         folder.mkdir(mode=0o750, exist_ok=True)
@@ -49,7 +50,7 @@ class LiveFiles:
                 if store.con.execute(f"SELECT 1 FROM ({query}) LIMIT 1").fetchone():
                     new[table] = self._layout.live(table, hour, generation)
                     copy_parquet(store.con, query, self._layout.root / new[table])
-            write_catalogue(self._layout.root, hour, new)
+            self.left_out = write_catalogue(self._layout.root, hour, new)
         except (duckdb.Error, OSError) as error:
             raise StoreError(str(error).splitlines()[0]) from error
         return new
@@ -81,17 +82,3 @@ class LiveFiles:
             else:
                 (self._layout.root / relative).unlink(missing_ok=True)
         self._doomed = keep
-
-
-def newest_live_t_ns(layout: Layout) -> int | None:
-    """The newest sample in any live file, to notice a hot.duckdb that lost its end (a flipped WAL byte)."""
-    newest = None
-    for path in (layout.root / "live").glob("samples-*.parquet"):
-        try:
-            with duckdb.connect() as con:
-                found = con.execute("SELECT max(t_ns) FROM read_parquet(?)", [str(path)]).fetchone()
-        except duckdb.Error:
-            continue  # a torn live file says nothing; hot.duckdb holds its rows
-        if found and found[0] is not None and (newest is None or found[0] > newest):
-            newest = int(found[0])
-    return newest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,7 @@ from energyd.energy import Gap, Totals
 from energyd.roughness import I32, I64, NONE
 from energyd.store import Layout, hour_of_sealed, is_hour_file
 from energyd.store.base import sealed_files
-from energyd.store.live import newest_live_t_ns
 from energyd.store.write import HotStore
-
-log = logging.getLogger("energyd")
 
 
 @dataclass
@@ -52,7 +48,6 @@ def load(layout: Layout, store: HotStore, boot_id: str, current_hour: int) -> Lo
     sealed = _sealed_files(layout, hour)
     devices = _devices(store)
     newest = max((d.totals.t_ns for d in devices.values() if d.totals.t_ns is not None), default=None)
-    live = newest_live_t_ns(layout)
     boots = store.fetch("SELECT boot_id, offset_ns FROM boots ORDER BY t_ns")
     offsets = dict(boots)
     last_seq = dict(store.fetch("SELECT client, seq FROM clients"))
@@ -61,9 +56,6 @@ def load(layout: Layout, store: HotStore, boot_id: str, current_hour: int) -> Lo
     ):
         last_seq[client] = max(seq, last_seq.get(client, 0))
     memos = dict(store.fetch("SELECT stage_id, memo FROM memos"))
-    lost = live if live is not None and (newest is None or live > newest) else None
-    if lost is not None:
-        log.error("store: hot.duckdb ends before a live file: its write-ahead log was damaged")
     return Loaded(
         devices=devices,
         runs=store.fetch_dicts("open_runs"),
@@ -72,7 +64,7 @@ def load(layout: Layout, store: HotStore, boot_id: str, current_hour: int) -> Lo
         sealed=sealed,
         boot_offset_ns=offsets.get(boot_id),
         same_boot=bool(boots) and boots[-1][0] == boot_id,
-        newest_t_ns=max((t for t in (newest, live) if t is not None), default=None),
+        newest_t_ns=newest,
     )
 
 
@@ -113,4 +105,5 @@ def _devices(store: HotStore) -> dict[int, StoredDevice]:
 
 def _totals(packed: dict[str, Any]) -> Totals:
     sums = {name: tuple(packed.get(name, NONE)) for name in ("rough", "read_rough")}
-    return Totals(**{**packed, **sums})
+    known = {name: value for name, value in packed.items() if name in Totals.__dataclass_fields__}
+    return Totals(**{**known, **sums})  # a newer release may have written more

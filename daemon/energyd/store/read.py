@@ -18,6 +18,7 @@ import duckdb
 
 from energyd.store import TABLES, Layout
 from energyd.store.base import create_comments, create_views, parquet, raw_view
+from energyd.store.damage import damaged_among
 from energyd.store.read_errors import (
     DaemonUnresponsive,
     QueryFailed,
@@ -72,6 +73,8 @@ class Reader:
         self.store = store
         self._layout = Layout(store)
         self._endpoint = endpoint
+        self.left_out: dict[str, str] = {}
+        """Damaged files, relative to the store, whose rows no answer holds; and why."""
         self._scratch = tempfile.TemporaryDirectory(prefix="energyq-")
         # One thread: a training job lives on this machine too. No extension is ever fetched.
         self._con = duckdb.connect(
@@ -112,7 +115,7 @@ class Reader:
                 head = self._con.fetchmany(BATCH_ROWS) if description else []
                 break
             except duckdb.Error as error:
-                if not (left and _vanished(error)):
+                if not (left and (_vanished(error) or self._leave_out(error, self._parts))):
                     raise _explained(error, self.store) from error
                 self._reload()
         return Result([d[0] for d in description], [str(d[1]) for d in description], self._stream(head))
@@ -173,6 +176,7 @@ class Reader:
 
     def _load(self) -> Parts:
         """Make the raw_ relations. A file that vanishes meanwhile means the list is old: ask again."""
+        parts = None
         for left in reversed(range(TRIES)):
             try:
                 parts = gather(self._con, self._layout, self._endpoint, Path(self._scratch.name))
@@ -185,10 +189,20 @@ class Reader:
                 if not left:
                     raise StoreUnreadable(self.store, f"{error.strerror}: {error.filename}") from error
             except duckdb.Error as error:
-                if not (left and _vanished(error)):
+                if not (left and (_vanished(error) or self._leave_out(error, parts))):
                     raise _explained(error, self.store, opening=True) from error
             self._forget()
+        assert parts is not None
         return parts
+
+    def _leave_out(self, error: duckdb.Error, parts: Parts | None) -> bool:
+        """Find the damaged files behind an error and do without them; False if it is no such error."""
+        if parts is None:
+            return False
+        paths = {p for table in parts.sealed.values() for p in table} | set(parts.live.values())
+        found = damaged_among(self.store, sorted(paths - self.left_out.keys()), error)
+        self.left_out |= found
+        return bool(found)
 
     def _reload(self) -> None:
         self._forget()
@@ -202,9 +216,9 @@ class Reader:
     def _relations(self, table: str, parts: Parts) -> list[str]:
         """Where the rows of a table are: sealed, live, hot. A live row that says `open` is the older one."""
         relations = []
-        if parts.sealed.get(table):
-            relations.append(parquet(self.store, parts.sealed[table], same_columns=table == "samples"))
-        if table in parts.live:
+        if sealed := [p for p in parts.sealed.get(table, ()) if p not in self.left_out]:
+            relations.append(parquet(self.store, sealed, same_columns=table == "samples"))
+        if table in parts.live and parts.live[table] not in self.left_out:
             live = parquet(self.store, [parts.live[table]])
             if table in OPEN_ROWS:
                 # Closed rows stay: a child heard after its run's end opens the run again in the tail.

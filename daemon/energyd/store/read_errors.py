@@ -46,7 +46,7 @@ class StoreUnreadable(ReadError):
         self.store = store
         super().__init__(
             f"cannot read the store {store}: {why}\n"
-            "  cure: try again; if it stays, move the damaged file aside"
+            f"  cure: try again; if it stays, stop the daemon, then `energyd recover --store {store}`"
         )
 
 

@@ -33,7 +33,7 @@ COMMENT ON TABLE gaps IS 'Silence longer than the device''s allowed gap';
 COMMENT ON COLUMN gaps.device IS 'number in devices';
 COMMENT ON COLUMN gaps.t0_ns IS 'ns, last sample before';
 COMMENT ON COLUMN gaps.t1_ns IS 'ns, first sample after';
-COMMENT ON COLUMN gaps.reason IS 'why nothing was sampled: late, lost …, overrun, suspend, clock_step, reset, driver_reload, daemon_down, reboot, unstored, loop';
+COMMENT ON COLUMN gaps.reason IS 'why nothing was sampled: late, lost …, overrun, suspend, clock_step, reset, driver_reload, daemon_down, reboot, unstored, store_damaged, loop';
 COMMENT ON COLUMN gaps.bridged_uj IS 'µJ that the hardware counter gives for the hole; NULL: unknown, so energy across it is NULL';
 
 CREATE TABLE devices (device UTINYINT, t_ns BIGINT, uuid VARCHAR, domain VARCHAR, name VARCHAR, source VARCHAR, origin VARCHAR, period_ns BIGINT, max_step_ns BIGINT, lag_ns BIGINT, depth INTEGER, power_limit_mw INTEGER, driver VARCHAR, accuracy DOUBLE);

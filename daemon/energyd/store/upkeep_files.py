@@ -1,7 +1,7 @@
-"""How do a day's or month's files become one, its samples one a second? A process of its own, new files only.
+"""How do a day's or month's files become one, samples one a second? A process of its own, new files only.
 
-Run as `python -m energyd.store.upkeep_files STORE FOLDER [--thin]` by `upkeep.Upkeep`: a day of 8 GPUs at 50 Hz
-is 34.6 M samples, and takes memory and seconds of a core that the daemon has not (tests/bench/hours.py). It
+Run as `python -m energyd.store.upkeep_files STORE FOLDER [--thin]` by `upkeep.Upkeep`: a day of 8 GPUs at 50
+Hz is 34.6 M samples, and takes memory and seconds of a core that the daemon has not (tests/bench/hours.py). It
 never unlinks what others may read, and a kill leaves a `.tmp` that nobody reads; what was renamed stands for
 what it was made of (`store.counting`), and the daemon takes over from there.
 """
@@ -29,6 +29,7 @@ from energyd.store import (
     month_of,
 )
 from energyd.store.base import ROW_GROUP, files_of, parquet, quoted, sealed_files
+from energyd.store.sums import altered, note, tidy
 from energyd.store.write import copy_parquet, sync
 
 MEMORY: Final = "200MB"
@@ -95,6 +96,7 @@ def fold(store: Path, table: str, month: str) -> bool:
 
 def _join(store: Path, table: str, paths: list[str], name: str) -> None:
     """Write all rows of a table's files to one, samples in (device, t_ns) order."""
+    _as_written(store, paths)
     with _connect() as con:
         relation = parquet(store, paths, same_columns=table == "samples")
         (before,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
@@ -119,6 +121,7 @@ def thin(store: Path, day: str) -> bool:
     paths = files_of(store, "samples", day)
     if not paths or paths[0].endswith(THIN_FILE):
         return False
+    _as_written(store, paths)
     files = sealed_files(store, None)
     with _connect() as con:
         con.execute(
@@ -135,6 +138,13 @@ def thin(store: Path, day: str) -> bool:
         (expected,) = con.execute("SELECT count(*) FROM thinned").fetchall()[0]
         _write(con, "FROM thinned", store / "sealed" / "samples" / day / THIN_FILE, expected)
     return True
+
+
+def _as_written(store: Path, paths: list[str]) -> None:
+    """Refuse to make a file of others that have changed: it would pass for what was measured."""
+    for path in paths:
+        if (why := altered(store, path)) is not None:
+            raise UpkeepFailed(f"{path} {why}; cure: stop, then `energyd recover`")
 
 
 def _view(con: duckdb.DuckDBPyConnection, store: Path, name: str, paths: list[str], columns: str) -> None:
@@ -154,6 +164,7 @@ def _write(con: duckdb.DuckDBPyConnection, query: str, final: Path, expected: in
         if expected is not None and written != expected:
             raise UpkeepFailed(f"{final} would hold {written} rows, its parts {expected}")
         sync(tmp)
+        note(final.parents[3], str(final.relative_to(final.parents[3])), tmp)
         tmp.rename(final)
         sync(final.parent)
     finally:
@@ -182,6 +193,7 @@ def main(store: Path, folder: str, thinned: bool) -> list[str]:
                 compact(store, table, folder)
         except (OSError, duckdb.Error, UpkeepFailed) as error:  # the other tables can do without this one
             failed.append(f"{table}: {str(error).splitlines()[0]}")
+    tidy(store, folder)
     return failed
 
 

@@ -76,7 +76,8 @@ CREATE VIEW counts AS
   GROUP BY ALL;
 
 -- One row per stage and device. A stage whose energy is not known yet has a row for each device it is
--- charged to, with NULL and the flag `open` or `pending`.
+-- charged to, with NULL and the flag `open` or `pending`,
+-- or `store_damaged`: what it cost was known and is lost with a damaged file.
 CREATE VIEW raw_stage_energy AS
   WITH charged AS (
     SELECT run_id, stage_id, unnest(devices) AS device FROM raw_stages
@@ -92,12 +93,13 @@ CREATE VIEW raw_stage_energy AS
     e.u_random_uj / 1e6 AS u_random_j, e.u_total_uj / 1e6 AS u_total_j, coalesce(e.source, v.source) AS source,
     list_sort(list_distinct(list_concat(
       coalesce(e.flags, []::VARCHAR[]), coalesce(s.flags, []::VARCHAR[]),
-      CASE WHEN e.device IS NOT NULL THEN []::VARCHAR[] WHEN s.state = 'open' THEN ['open'] ELSE ['pending'] END,
+      CASE WHEN e.device IS NOT NULL THEN []::VARCHAR[] WHEN s.state = 'open' THEN ['open']
+        WHEN s.state = 'final' THEN ['store_damaged'] ELSE ['pending'] END,
       CASE WHEN e.device IS NULL AND v.origin <> 'measured' THEN [v.origin] ELSE []::VARCHAR[] END
     ))) AS flags,
     CASE WHEN e.energy_uj IS NOT NULL THEN NULL
       WHEN e.device IS NOT NULL THEN coalesce(e.reason, 'unknown')
-      WHEN s.state = 'open' THEN 'open' ELSE 'pending' END AS reason
+      WHEN s.state = 'open' THEN 'open' WHEN s.state = 'final' THEN 'store_damaged' ELSE 'pending' END AS reason
   FROM charged c
   LEFT JOIN raw_stages s ON s.run_id = c.run_id AND s.stage_id = c.stage_id
   LEFT JOIN raw_energies e ON e.run_id = c.run_id AND e.stage_id = c.stage_id AND e.device = c.device

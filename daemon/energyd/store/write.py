@@ -21,6 +21,8 @@ import numpy as np
 from energyd.energy import Appended, Totals
 from energyd.store import HOUR_NS, KEPT, TABLES, Layout
 from energyd.store.columns import SCHEMA_SQL, casts, schema, to_numpy
+from energyd.store.quarantine import QUARANTINE, SHAPES, UNCONVERTIBLE, quarantine
+from energyd.store.sums import note
 
 _STATE_SQL = """
 CREATE TABLE IF NOT EXISTS meta (k VARCHAR, v VARCHAR);
@@ -58,8 +60,9 @@ class HotStore:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self.quarantined = 0  # rows set aside since it was opened
+        self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
         try:
-            self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
             self.con.execute("SET enable_progress_bar = false")
             self.con.execute(f"ATTACH '{_quoted(layout.hot)}' AS hot (STORAGE_VERSION 'v1.2.0')")
             self.con.execute("USE hot")
@@ -69,10 +72,11 @@ class HotStore:
             else:
                 self._widen(have)
             self.con.execute("SET preserve_insertion_order = true")
+            if not self.meta("host_id"):
+                self.set_meta("host_id", secrets.token_hex(8))
         except duckdb.Error as error:
+            self.con.close()
             raise StoreError(f"cannot open {layout.hot}: {_first_line(error)}") from error
-        if not self.meta("host_id"):
-            self._set_meta("host_id", secrets.token_hex(8))
 
     def close(self) -> None:
         """Checkpoint and close, so that no write-ahead log of this version is left for another."""
@@ -82,30 +86,69 @@ class HotStore:
             pass  # the log stays and is replayed at the next start
         self.con.close()
 
+    def close_as_is(self) -> None:
+        """Close and leave the file and its log as they are, for whoever salvages them."""
+        try:
+            self.con.execute("PRAGMA disable_checkpoint_on_shutdown")
+        except duckdb.Error:
+            pass  # one that met an unreadable block answers nothing any more, and writes nothing
+        self.con.close()
+
     def meta(self, key: str) -> str | None:
         """A value kept across restarts."""
         found = self.con.execute("SELECT v FROM meta WHERE k = ?", [key]).fetchone()
         return None if found is None else str(found[0])
 
     def commit(self, batch: Batch) -> None:
-        """Write everything in one transaction. Raises StoreError; then nothing was written."""
+        """Write everything in one transaction. Raises StoreError; then nothing was written.
+
+        Rows that no column can take are moved from `batch` to the quarantine.
+        """
         try:
-            self.con.execute("BEGIN")
-            for table, rows in batch.rows.items():
-                self._insert(table, rows)
-            self._insert_samples(batch.samples)
-            self._replace("open_runs", "run_id", batch.open_runs)
-            stages = {k: v and v[0] for k, v in batch.open_stages.items()}
-            self._replace("open_stages", "stage_id", stages)
-            memos = {k: v and (k, v[1]) for k, v in batch.open_stages.items()}
-            self._replace("memos", "stage_id", memos)
-            clients = {c: (c, seq, batch.now_ns) for c, seq in batch.clients.items()}
-            self._replace("clients", "client", clients)
-            self._set_totals(batch.totals)
-            self.con.execute("COMMIT")
+            self._write(batch)
+        except UNCONVERTIBLE as error:  # one bad row must not keep all others out for ever
+            self._rollback()
+            if not self._sift(batch, str(error)):
+                raise StoreError(_first_line(error)) from error
+            self.commit(batch)
         except duckdb.Error as error:
             self._rollback()
             raise StoreError(_first_line(error)) from error
+
+    def _sift(self, batch: Batch, why: str) -> bool:
+        """Move rows that cannot be converted out of a batch; whether there were any. Raises StoreError."""
+        runs = [(k, row) for k, row in batch.open_runs.items() if row is not None]
+        stages = [(k, held[0]) for k, held in batch.open_stages.items() if held is not None]
+        tables = {**batch.rows, "open_runs": [r for _, r in runs], "open_stages": [r for _, r in stages]}
+        try:
+            found = quarantine(self.layout, tables, why, batch.now_ns)
+        except OSError as error:
+            raise StoreError(f"cannot write {self.layout.root / QUARANTINE}: {error.strerror}") from error
+        for i in found.pop("open_runs", ()):
+            batch.open_runs[runs[i][0]] = None
+        for i in found.pop("open_stages", ()):
+            batch.open_stages[stages[i][0]] = None
+        for table, bad in found.items():
+            batch.rows[table] = [row for i, row in enumerate(batch.rows[table]) if i not in bad]
+        taken = sum(len(rows) for rows in tables.values()) - sum(map(len, batch.rows.values()))
+        taken -= sum(map(bool, batch.open_runs.values())) + sum(map(bool, batch.open_stages.values()))
+        self.quarantined += taken
+        return taken > 0
+
+    def _write(self, batch: Batch) -> None:
+        self.con.execute("BEGIN")
+        for table, rows in batch.rows.items():
+            self._insert(table, rows)
+        self._insert_samples(batch.samples)
+        self._replace("open_runs", "run_id", batch.open_runs)
+        stages = {k: v and v[0] for k, v in batch.open_stages.items()}
+        self._replace("open_stages", "stage_id", stages)
+        memos = {k: v and (k, v[1]) for k, v in batch.open_stages.items()}
+        self._replace("memos", "stage_id", memos)
+        clients = {c: (c, seq, batch.now_ns) for c, seq in batch.clients.items()}
+        self._replace("clients", "client", clients)
+        self._set_totals(batch.totals)
+        self.con.execute("COMMIT")
 
     def seal(self, hour: int, current_hour: int) -> dict[str, str]:
         """Move one hour into sealed files; {table: relative path}. Raises StoreError, nothing moved.
@@ -133,9 +176,10 @@ class HotStore:
                 if table not in KEPT:
                     self.con.execute(f"DELETE FROM {table} {where}")
             self.con.execute("DELETE FROM clients WHERE t_ns < ?", [hi - CLIENT_MEMORY_NS])
-            self._set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
+            self.set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
             for tmp, final in tmps:
                 sync(tmp)
+                note(self.layout.root, str(final.relative_to(self.layout.root)), tmp)
                 tmp.rename(final)
                 sync(final.parent)
             self.con.execute("COMMIT")
@@ -165,7 +209,7 @@ class HotStore:
             kinds = ", ".join(f"{name} {kind}" for name, kind in columns)
             if table not in have:
                 self.con.execute(f"CREATE TABLE {table} ({kinds})")
-            for held in (table, *(t for t, shape in _SHAPES.items() if shape == table)):
+            for held in (table, *(t for t, shape in SHAPES.items() if shape == table)):
                 for name, kind in columns:
                     self.con.execute(f"ALTER TABLE {held} ADD COLUMN IF NOT EXISTS {name} {kind}")
 
@@ -173,7 +217,7 @@ class HotStore:
         """The first hour that is not sealed; set to the current one in a new store."""
         found = self.meta("hour")
         if found is None:
-            self._set_meta("hour", str(current_hour))
+            self.set_meta("hour", str(current_hour))
             return current_hour
         return int(found)
 
@@ -192,9 +236,7 @@ class HotStore:
     def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         if not rows:
             return
-        columns = (
-            schema()[_SHAPES.get(table, table)] if table not in _STATE_COLUMNS else _STATE_COLUMNS[table]
-        )
+        columns = schema()[SHAPES.get(table, table)] if table not in _STATE_COLUMNS else _STATE_COLUMNS[table]
         fresh = to_numpy(columns, rows)  # noqa: F841 (DuckDB reads the local variable by its name)
         self.con.execute(f"INSERT INTO {table} BY NAME SELECT {casts(columns)} FROM fresh")
 
@@ -227,7 +269,8 @@ class HotStore:
         found = self.con.execute("SELECT min(t_ns) FROM samples").fetchone()
         return default if found is None or found[0] is None else int(found[0]) // HOUR_NS
 
-    def _set_meta(self, key: str, value: str) -> None:
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a value across restarts."""
         self.con.execute("DELETE FROM meta WHERE k = ?", [key])
         self.con.execute("INSERT INTO meta VALUES (?, ?)", [key, value])
 
@@ -238,7 +281,6 @@ class HotStore:
             pass  # the failed COMMIT has rolled back already
 
 
-_SHAPES = {"open_runs": "runs_log", "open_stages": "stages_log"}
 _STATE_COLUMNS = {
     "memos": [("stage_id", "VARCHAR"), ("memo", "VARCHAR")],
     "clients": [("client", "VARCHAR"), ("seq", "BIGINT"), ("t_ns", "BIGINT")],

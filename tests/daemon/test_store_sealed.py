@@ -1,0 +1,136 @@
+"""What stands for a sealed hour that is set aside: does a gap say what the integral knows, and no more?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from energyd.energy import Appended
+from energyd.store import HOUR_NS, Layout
+from energyd.store.columns import schema
+from energyd.store.load import load
+from energyd.store.read import open_reader
+from energyd.store.salvage import open_hot
+from energyd.store.write import Batch, HotStore, StoreError
+
+HOUR = 494_000
+S = 1_000_000_000
+
+
+def hour_of(hour: int, gaps: list[tuple[int, int, int, str, int | None]]) -> Batch:
+    """100 W from 10 minutes after the hour to its last second, a sample a second."""
+    t = np.arange(hour * HOUR_NS + 600 * S, (hour + 1) * HOUR_NS, S)
+    cum = (t - HOUR * HOUR_NS) // S * 100_000_000
+    facts = {"device": 0, "t_ns": int(t[0]), "uuid": "GPU-0", "domain": "gpu", "max_step_ns": 2 * S}
+    device = tuple(facts.get(name) for name, _ in schema()["devices"])
+    added = Appended(t, np.full(len(t), 100_000, np.int32), cum)
+    return Batch(samples=[(0, added)], rows={"devices": [device], "gaps": list(gaps)}, now_ns=int(t[-1]))
+
+
+def between(hour: int) -> tuple[int, int]:
+    """The silence before an hour's first sample."""
+    return hour * HOUR_NS - S, hour * HOUR_NS + 600 * S
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """Three sealed hours and one that is not; each silence but the first is bridged."""
+    layout = Layout(tmp_path)
+    store = HotStore(layout)
+    store.hour(HOUR)
+    for hour in range(HOUR, HOUR + 4):
+        uj = 601 * 100_000_000
+        store.commit(hour_of(hour, [(0, *between(hour), "daemon_down", uj)] if hour > HOUR else []))
+        if hour < HOUR + 3:
+            store.seal(hour, hour + 1)
+    store.close()
+    return layout
+
+
+def told(layout: Layout, t0: int, t1: int) -> tuple[float | None, list[tuple[object, ...]]]:
+    """Energy of a window, and the gaps for what is lost."""
+    with open_reader(layout.root) as reader:
+        energy = reader.sql("SELECT energy_j(0, $a, $b)", {"a": t0, "b": t1}).fetchall()[0][0]
+        gaps = reader.sql(
+            "SELECT t0_ns, t1_ns, bridged_uj FROM gaps WHERE reason = 'store_damaged'"
+        ).fetchall()
+    return energy, gaps
+
+
+def ruin(layout: Layout, table: str, hour: int) -> None:
+    (layout.root / layout.sealed(table, hour)).write_bytes(b"")
+    store, mended = open_hot(layout)
+    store.close()
+    assert any(f"sealed/{table}" in line for line in mended.said)
+
+
+def test_a_lost_hour_of_samples_is_bridged_by_the_integral_on_both_sides(layout: Layout) -> None:
+    over = ((HOUR + 1) * HOUR_NS - 10 * S, (HOUR + 2) * HOUR_NS + 700 * S)
+    whole, _ = told(layout, *over)
+    ruin(layout, "samples", HOUR + 1)
+    energy, gaps = told(layout, *over)
+    assert energy == pytest.approx(whole)
+    t0, t1 = (HOUR + 1) * HOUR_NS - S, (HOUR + 2) * HOUR_NS + 600 * S
+    assert gaps == [(t0, t1, (t1 - t0) // S * 100_000_000)]
+    ruin(layout, "samples", HOUR + 2)  # the next one too: what is between the two is one gap more
+    assert told(layout, *over)[0] == pytest.approx(whole)
+
+
+def test_a_lost_hour_with_a_hole_in_it_is_a_hole(layout: Layout) -> None:
+    store = HotStore(layout)
+    t0 = (HOUR + 1) * HOUR_NS + 1800 * S
+    store.commit(Batch(rows={"gaps": [(0, t0, t0 + 60 * S, "late", None)]}))
+    store.close()
+    ruin(layout, "samples", HOUR + 1)
+    energy, gaps = told(layout, (HOUR + 1) * HOUR_NS - 10 * S, (HOUR + 2) * HOUR_NS + 700 * S)
+    assert energy is None
+    assert [bridged for *_, bridged in gaps] == [None]
+
+
+def test_where_a_table_of_gaps_is_lost_a_long_step_is_taken_for_a_hole(layout: Layout) -> None:
+    window = ((HOUR + 2) * HOUR_NS - 10 * S, (HOUR + 2) * HOUR_NS + 700 * S)
+    ruin(layout, "gaps", HOUR + 2)
+    energy, gaps = told(layout, *window)
+    assert energy is None
+    assert gaps == [(*between(HOUR + 2), None)]
+    elsewhere = ((HOUR + 1) * HOUR_NS - 10 * S, (HOUR + 1) * HOUR_NS + 700 * S)
+    assert told(layout, *elsewhere)[0] == pytest.approx(71_000)
+
+
+def test_an_old_hot_file_put_back_costs_no_sealed_hour(layout: Layout, tmp_path: Path) -> None:
+    store = HotStore(layout)
+    store.set_meta("hour", str(HOUR + 1))  # as it was two seals ago, without the rows of since
+    store.con.execute(f"DELETE FROM samples; DELETE FROM gaps WHERE t1_ns > {(HOUR + 1) * HOUR_NS}")
+    store.close()
+    before = {p: p.read_bytes() for p in (tmp_path / "sealed").glob("*/day=*/*.parquet")}
+    store, mended = open_hot(layout)
+    assert any("sealed" in line for line in mended.said)
+    loaded = load(layout, store, "boot", HOUR)
+    store.close()
+    assert {p: p.read_bytes() for p in (tmp_path / "sealed").glob("*/day=*/*.parquet")} == before
+    assert len(loaded.sealed["samples"]) == 3
+    assert loaded.devices[0].totals.t_ns == (HOUR + 3) * HOUR_NS - S  # goes on after the newest sealed sample
+    assert loaded.devices[0].totals.cum_uj == (3 * 3600 - 1) * 100_000_000
+
+
+def test_a_salvage_cut_short_between_old_and_new_begins_again_from_what_is_aside(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = HotStore(layout)
+    (samples,) = store.fetch("SELECT count(*), max(cum_uj) FROM samples")
+    store.set_meta("hour", str(HOUR + 1))  # older than the sealed hours: to be made anew
+    store.close()
+
+    def killed(self: Path, target: Path) -> None:
+        raise OSError("killed here")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(Path, "replace", killed)
+        with pytest.raises(StoreError, match="killed here"):
+            open_hot(layout)
+    assert not layout.hot.exists()
+    store, _ = open_hot(layout)
+    assert store.fetch("SELECT count(*), max(cum_uj) FROM samples") == [samples]
+    store.close()
