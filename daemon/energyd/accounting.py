@@ -1,22 +1,26 @@
 """What did each ended stage cost on each device? Edges to joules, once a sample has passed its end.
 
 Own energy, the counter beside it, less its children (`self`), less unrelated stages on the same device
-(`exclusive`). Stages are settled in order of their ends, so a child is settled before its parent.
+(`exclusive`). Stages are settled in order of their ends, as many as there is time for; the others stay
+pending, in the store too, and cost the same a round or a restart later.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+import math
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from heapq import heappop, heappush
 from typing import Any, Final
 
+from energyd.activity import Activity, Past
 from energyd.attribution import Known, charge, narrow
 from energyd.beats import Beat, beat
 from energyd.doubt import Device, counter_variance_j2, integral_variance_j2, reconcile, u_uj
 from energyd.energy import DeviceLog, Edge, Missing
 from energyd.sharing import Neighbours
-from energyd.spans import Span, SpanUnion
 from energyd.stages import Anchor, Stage
 from energyd.tracker import Tracker
 
@@ -26,8 +30,11 @@ SETTLE_NS: Final = 200_000_000
 PATIENCE_NS: Final = 30_000_000_000
 """After so long without a sample a device is given up for this stage; the reason is kept."""
 
-FOLD_AT: Final = 64
-"""Spans kept apart in a union before those that can no longer change are added up."""
+CHARGES: Final = 4_096
+"""Answers of `charge` that are remembered: one for each set of devices that programs name."""
+
+Due = tuple[int, str, Stage]
+"""An ended stage in a queue: its end, its id, itself."""
 
 
 class CounterTrack:
@@ -64,35 +71,162 @@ class Accountant:
         self.devices: dict[int, Device] = {}
         self.counters: dict[int, CounterTrack] = {}
         self.neighbours = Neighbours()
+        self._activity: dict[int, Activity] = {}
+        self._beginless: dict[str, Stage] = {}  # open, and not all begin edges are fixed
+        self._due: list[Due] = []  # heap: ended
+        self._left = False
+        self._silent: defaultdict[int, list[Due]] = defaultdict(list)  # heaps: wait for a device's sample
+        self._charges: dict[tuple[Any, ...], tuple[list[int], set[str]]] = {}
+
+    @property
+    def behind(self) -> bool:
+        """Whether the last `settle` left something for which there was no time."""
+        return self._left
+
+    def devices_changed(self) -> None:
+        """Devices were declared: who is charged for which is to be told anew."""
+        self._charges.clear()
+        self._tracker.began += self._tracker.stages.values()
 
     def resolve_begins(self) -> None:
         """Fix the begin edge of each open stage as soon as samples surround it."""
-        known = self._known.values()
-        for stage in self._tracker.active():
-            stage.devices, _ = charge(stage.named, stage.process, known)
+        self._catch_up()
+        for stage in list(self._beginless.values()):
             # Who named GPUs is charged for those; else the process may still say which ones it uses.
-            for device in self._logs if stage.named is None else stage.devices:
-                if device in stage.begin:
-                    continue
-                log = self._logs[device]
-                edge = log.edge_at(stage.t0_ns)
-                if edge is None:
-                    continue
-                stage.begin[device] = edge
-                anchor = self.counters[device].anchor(stage.t0_ns) if device in self.counters else None
-                if anchor is not None:
-                    stage.anchors[device] = anchor
+            devices = self._logs if stage.named is None else stage.devices
+            fixed = [self._fix_begin(stage, device) for device in devices if device not in stage.begin]
+            if any(fixed):
                 self._tracker.touched.add(stage.stage_id)
                 self._tracker.news.add(stage.stage_id)
+            if all(fixed) or stage.t1_ns is not None:
+                del self._beginless[stage.stage_id]
 
     def note_pids(self, device: int, pids: frozenset[int], t_ns: int) -> None:
         """NVML's list of compute processes on a GPU."""
         self.neighbours.note(device, pids, t_ns)
-        for stage in self._tracker.active():
+        for stage in self._tracker.stages.values():
             if stage.pid in pids and not stage.pids_seen.get(device):
                 stage.pids_seen[device] = True
             if stage.t0_ns <= t_ns and (stage.t1_ns is None or t_ns <= stage.t1_ns):
                 self._note_foreign(stage, device, t_ns, t_ns)
+
+    def unfolded(self) -> dict[int, int]:
+        """By device, since when its open and pending stages need to be told who was there."""
+        since: dict[int, int] = {}
+        for stage in self._tracker.stages.values():
+            for device in stage.devices:
+                folded = stage.folded.get(device)
+                t_ns = stage.t0_ns if folded is None else folded.t_ns
+                since[device] = min(t_ns, since.get(device, t_ns))
+        return {device: t_ns for device, t_ns in since.items() if device in self._logs}
+
+    def recall(self, finals: Iterable[tuple[str, str, str | None, int, int, int]]) -> None:
+        """Take over what an earlier daemon has settled: (stage, run, parent, t0_ns, t1_ns, device)."""
+        rows = list(finals)
+        parents = {stage_id: parent_id for stage_id, _, parent_id, *_ in rows}
+        for stage_id, run_id, parent_id, t0_ns, t1_ns, device in rows:
+            a, b = (self._logs[device].edge_at(t_ns) for t_ns in (t0_ns, t1_ns))
+            past = Past(
+                t1_ns, t0_ns, stage_id, _uj(a), _uj(b), parent_id, self._line(parent_id, parents), run_id
+            )
+            self._active(device).remember(past)
+
+    def fold(self) -> None:
+        """Add up what open stages have behind them: the samples that tell of it are to be forgotten."""
+        for activity in self._activity.values():
+            self._tracker.touched.update(s.stage_id for s in activity.fold(activity.last_ns))
+
+    def settle(self, now_ns: int, until_s: float = math.inf) -> dict[str, dict[int, int | None]]:
+        """Write the energies of stages that can be known now; {stage_id: {device: µJ}}.
+
+        `until_s`: of time.monotonic, when to leave the rest for another time.
+        """
+        self._catch_up()
+        # What follows an edge tells of it too, as far as the sensors' windows reach.
+        wait_ns = SETTLE_NS + max((log.sensing.reach_ns for log in self._logs.values()), default=0)
+        for device, waiting in self._silent.items():
+            last_ns = max(self._logs[device].last_t_ns or 0, now_ns - PATIENCE_NS - 1)
+            while waiting and waiting[0][0] <= last_ns:
+                heappush(self._due, heappop(waiting))
+        settled: dict[str, dict[int, int | None]] = {}
+        self._left = False
+        while self._due and self._due[0][0] + wait_ns <= now_ns:
+            if time.monotonic() >= until_s:
+                self._left = True
+                break
+            due = heappop(self._due)
+            silent = self._ends(due[2], now_ns)
+            if isinstance(silent, int):
+                heappush(self._silent[silent], due)
+            else:
+                settled[due[1]] = self._finish(due[2], silent)
+        return settled
+
+    # ---- who is charged for what, from when on -------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        """Take in which stages have begun and ended."""
+        tracker = self._tracker
+        for stage in tracker.began:
+            if stage.state != "final":
+                self._place(stage)
+        for stage in tracker.over:
+            assert stage.t1_ns is not None
+            heappush(self._due, (stage.t1_ns, stage.stage_id, stage))
+        tracker.began, tracker.over = [], []
+
+    def _place(self, stage: Stage) -> None:
+        stage.devices, _ = self._charge(stage)
+        if stage.devices != stage.placed:
+            for device in stage.placed:
+                self._active(device).leave(stage)
+            for device in stage.devices:
+                self._active(device).enter(stage)
+            stage.placed = stage.devices
+        if stage.t1_ns is None:
+            self._beginless[stage.stage_id] = stage
+
+    def _charge(self, stage: Stage) -> tuple[list[int], set[str]]:
+        """Devices and flags. The lists are shared: nobody changes them."""
+        said = stage.process if stage.named is None else None
+        key = (
+            None if stage.named is None else tuple(stage.named),
+            said and (said.gpu_uuids and tuple(said.gpu_uuids), said.gpu_uuids is None, said.visible_devices,
+                      said.device_order),
+        )  # fmt: skip
+        found = self._charges.get(key)
+        if found is None:
+            if len(self._charges) >= CHARGES:
+                self._charges.clear()
+            found = self._charges[key] = charge(stage.named, stage.process, self._known.values())
+        return found
+
+    def _active(self, device: int) -> Activity:
+        found = self._activity.get(device)
+        if found is None:
+            found = self._activity[device] = Activity(self._logs[device])
+        return found
+
+    def _line(self, parent_id: str | None, parents: Mapping[str, str | None]) -> tuple[str, ...]:
+        """The ids above a settled stage, outermost first, as far as they are known."""
+        line: list[str] = []
+        while parent_id is not None and parent_id not in line:
+            line.append(parent_id)
+            above = self._tracker.stages.get(parent_id)
+            if above is not None:
+                return (*above.ancestors, *reversed(line))
+            parent_id = parents.get(parent_id)
+        return tuple(reversed(line))
+
+    def _fix_begin(self, stage: Stage, device: int) -> bool:
+        edge = self._logs[device].edge_at(stage.t0_ns)
+        if edge is None:
+            return False
+        stage.begin[device] = edge
+        anchor = self.counters[device].anchor(stage.t0_ns) if device in self.counters else None
+        if anchor is not None:
+            stage.anchors[device] = anchor
+        return True
 
     def _note_foreign(self, stage: Stage, device: int, t0_ns: int, t1_ns: int) -> None:
         """Remember processes of nobody's that were on a GPU beside the stage."""
@@ -101,23 +235,12 @@ class Accountant:
             stage.foreign.setdefault(device, set()).update(found)
             self._tracker.touched.add(stage.stage_id)
 
-    def settle(self, now_ns: int) -> dict[str, dict[int, int | None]]:
-        """Write the energies of stages that can be known now; {stage_id: {device: µJ}}."""
-        # What follows an edge tells of it too, as far as the sensors' windows reach.
-        wait_ns = SETTLE_NS + max((log.sensing.reach_ns for log in self._logs.values()), default=0)
-        ended = [s for s in self._tracker.active() if s.t1_ns is not None and s.t1_ns + wait_ns <= now_ns]
-        ended.sort(key=lambda s: (s.t1_ns, -len(s.ancestors), -s.t0_ns))
-        settled: dict[str, dict[int, int | None]] = {}
-        for stage in ended:
-            ends = self._ends(stage, now_ns)
-            if ends is not None:
-                settled[stage.stage_id] = self._finish(stage, ends)
-        return settled
+    # ---- one stage's end -----------------------------------------------------------------------------
 
-    def _ends(self, stage: Stage, now_ns: int) -> dict[int, Edge | Missing] | None:
-        """The end edge on each device charged, or None while one is still to come."""
+    def _ends(self, stage: Stage, now_ns: int) -> dict[int, Edge | Missing] | int:
+        """The end edge on each device charged, or the device of which one is still to come."""
         assert stage.t1_ns is not None
-        stage.devices, flags = charge(stage.named, stage.process, self._known.values())
+        stage.devices, flags = self._charge(stage)
         if "devices_default" in flags:
             stage.devices = narrow(stage.devices, stage.pids_seen, self._known.values())
         stage.flags |= flags
@@ -125,12 +248,16 @@ class Accountant:
         ends: dict[int, Edge | Missing] = {}
         for device in stage.devices:
             edge = self._logs[device].edge_at(stage.t1_ns)
-            begin = stage.begin.get(device) or self._logs[device].edge_at(stage.t0_ns)
-            if edge is None or begin is None:
+            begun = device in stage.begin
+            if begun:
+                stage.begin[device] = self._with_surroundings(device, stage.begin[device])
+            else:
+                begun = self._fix_begin(stage, device)
+            if edge is None or not begun:
                 if not given_up:
-                    return None
-                edge, begin = edge or Missing("no_sample_after_end"), begin or Missing("no_sample_after_end")
-            stage.begin[device] = self._with_surroundings(device, begin)
+                    return device
+                edge = edge or Missing("no_sample_after_end")
+                stage.begin.setdefault(device, Missing("no_sample_after_end"))
             ends[device] = edge
         return ends
 
@@ -142,17 +269,26 @@ class Accountant:
         return replace(edge, range_w=log.range_w(edge.t_ns))
 
     def _finish(self, stage: Stage, ends: dict[int, Edge | Missing]) -> dict[int, int | None]:
-        shared = self._meet_others(stage, ends)
+        assert stage.t1_ns is not None
         energies: dict[int, int | None] = {}
         for device, end in ends.items():
-            row = self._energy_row(stage, device, end, shared.get(device, set()))
+            row = self._energy_row(stage, device, end)
             energies[device] = row[5]
             self._tracker.rows["energies"].append(row)
-        self._tell_parent(stage, ends)
+        for device in stage.placed:
+            self._active(device).leave(stage)
+        for device, end in ends.items():
+            activity = self._active(device)
+            activity.remember(
+                Past(stage.t1_ns, stage.t0_ns, stage.stage_id, _uj(stage.begin[device]), _uj(end),
+                     stage.parent_id, stage.ancestors, stage.run_id)
+            )  # fmt: skip
+            self._tracker.touched.update(s.stage_id for s in activity.fold())
+        self._beginless.pop(stage.stage_id, None)
         self._tracker.finish(stage)
         return energies
 
-    def _energy_row(self, stage: Stage, device: int, end: Edge | Missing, runs: set[str]) -> tuple[Any, ...]:
+    def _energy_row(self, stage: Stage, device: int, end: Edge | Missing) -> tuple[Any, ...]:
         assert stage.t1_ns is not None
         begin = stage.begin[device]
         facts = self.devices[device]
@@ -160,14 +296,14 @@ class Accountant:
         if facts.origin != "measured":
             flags.add(facts.origin)
         self._note_foreign(stage, device, stage.t0_ns, stage.t1_ns)
-        if runs or stage.foreign.get(device):
+        around = self._active(device).around(stage, stage.t1_ns, _uj(end))
+        if around.shared or stage.foreign.get(device):
             flags.add("shared_gpu" if self._known[device].domain == "gpu" else "shared_cpu")
         length_ns = stage.t1_ns - stage.t0_ns
         if length_ns < 2 * facts.period_ns:
             flags.add("too_short")
         figure = counter = self_uj = exclusive = coverage = n = integral = None
         reason = next((e.reason for e in (begin, end) if isinstance(e, Missing)), None)
-        overlap_ns, overlap_uj = self._union(stage.overlaps, device).total()
         if isinstance(begin, Edge) and isinstance(end, Edge):
             n = end.n - begin.n
             gap_ns = end.gap_ns - begin.gap_ns
@@ -185,14 +321,15 @@ class Accountant:
                 flags |= figure.flags
                 # Parts of a stage are known by the integral alone: their shares of it are what is told.
                 scale = figure.energy_uj / integral if integral else 1.0
-                child_uj = self._children(stage, device, end)
-                self_uj = None if child_uj is None else round(scale * (integral - child_uj))
-                exclusive = None if overlap_uj is None else round(scale * (integral - overlap_uj))
+                if around.inside_uj is not None:
+                    self_uj = round(scale * (integral - around.inside_uj))
+                if around.beside_uj is not None:
+                    exclusive = round(scale * (integral - around.beside_uj))
         return (
             stage.run_id, stage.stage_id, device, stage.t0_ns, stage.t1_ns,
-            figure and figure.energy_uj, counter and counter[0], self_uj, exclusive, overlap_ns, coverage, n,
-            figure and figure.u_random_uj, figure and figure.u_total_uj, facts.source, sorted(flags), reason,
-            figure and figure.method, integral, figure and figure.u_integral_uj,
+            figure and figure.energy_uj, counter and counter[0], self_uj, exclusive, around.beside_ns,
+            coverage, n, figure and figure.u_random_uj, figure and figure.u_total_uj, facts.source,
+            sorted(flags), reason, figure and figure.method, integral, figure and figure.u_integral_uj,
             figure and figure.u_counter_uj, figure and figure.note,
         )  # fmt: skip
 
@@ -216,80 +353,6 @@ class Accountant:
             return Beat()
         return beat(track.reads, t0_ns, t1_ns, self._logs[device].sensing, facts.counter_period_ns)
 
-    def _children(self, stage: Stage, device: int, end: Edge) -> int | None:
-        """µJ of the union of a stage's children; those still running count up to its end."""
-        union = self._union(stage.children, device)
-        for child in self._tracker.active():
-            if child.parent_id == stage.stage_id and child.t0_ns < end.t_ns:
-                begin = child.begin.get(device) or self._logs[device].edge_at(child.t0_ns)
-                union.add(_span(begin, end))
-        return union.total()[1]
-
-    def _tell_parent(self, stage: Stage, ends: dict[int, Edge | Missing]) -> None:
-        parent = self._tracker.stages.get(stage.parent_id or "")
-        if parent is None:
-            return
-        siblings = [
-            s.t0_ns for s in self._tracker.active() if s.parent_id == parent.stage_id and s is not stage
-        ]
-        for device, end in ends.items():
-            union = parent.children.setdefault(device, SpanUnion())
-            union.add(self._clipped(stage, parent, device, end))
-            if len(union.spans) > FOLD_AT:
-                union.fold(min([*siblings, stage.t1_ns or 0]))
-        self._tracker.touched.add(parent.stage_id)
-
-    def _meet_others(self, stage: Stage, ends: dict[int, Edge | Missing]) -> dict[int, set[str]]:
-        """Note the time that this stage shared a device with unrelated ones, on both sides."""
-        assert stage.t1_ns is not None
-        active = self._tracker.stages
-        for other in self._tracker.active():
-            if other.t0_ns >= stage.t1_ns or other.related(stage):
-                continue
-            for device in set(ends) & set(other.devices):
-                end = ends[device]
-                span = self._clipped(stage, other, device, end)
-                # A parent that is unrelated to the other side covers its child there.
-                if not _covered(stage, other, active):
-                    other.overlaps.setdefault(device, SpanUnion()).add(span)
-                if not _covered(other, stage, active):
-                    stage.overlaps.setdefault(device, SpanUnion()).add(span)
-                if other.run_id != stage.run_id:
-                    other.sharers.setdefault(device, set()).add(stage.run_id)
-                    stage.sharers.setdefault(device, set()).add(other.run_id)
-                self._tracker.touched.add(other.stage_id)
-                union = other.overlaps.get(device)
-                if union is not None and len(union.spans) > FOLD_AT:
-                    later = [s for s in self._tracker.active() if s is not stage and not s.related(other)]
-                    union.fold(min([stage.t1_ns, *(s.t0_ns for s in later)]))
-        return stage.sharers
-
-    def _clipped(self, stage: Stage, to: Stage, device: int, end: Edge | Missing) -> Span:
-        """The part of a settled stage inside another that begins later or ends earlier."""
-        begin = stage.begin.get(device)
-        t_a, t_b = stage.t0_ns, stage.t1_ns or 0
-        log = self._logs[device]
-        if to.t0_ns > t_a:
-            t_a, begin = to.t0_ns, to.begin.get(device) or log.edge_at(to.t0_ns)
-        last: Edge | Missing | None = end
-        if to.t1_ns is not None and to.t1_ns < t_b:
-            t_b, last = to.t1_ns, log.edge_at(to.t1_ns)
-        return Span(t_a, _uj(begin), t_b, _uj(last))
-
-    @staticmethod
-    def _union(unions: dict[int, SpanUnion], device: int) -> SpanUnion:
-        return unions.get(device) or SpanUnion()
-
-
-def _covered(stage: Stage, other: Stage, active: Mapping[str, Stage]) -> bool:
-    parent = active.get(stage.parent_id or "")
-    return parent is not None and not parent.related(other)
-
 
 def _uj(edge: Edge | Missing | None) -> int | None:
     return edge.e_uj if isinstance(edge, Edge) else None
-
-
-def _span(begin: Edge | Missing | None, end: Edge) -> Span:
-    t_a = begin.t_ns if isinstance(begin, Edge) else end.t_ns - 1
-    return Span(t_a, _uj(begin), end.t_ns, end.e_uj)

@@ -49,8 +49,8 @@ class Answers:
                 "samples": r.ledger.samples,
                 "gaps": r.ledger.gaps,
                 "markers": r.markers,
-                "open_stages": sum(s.state == "open" for s in r.tracker.stages.values()),
-                "pending_stages": sum(s.state == "ended" for s in r.tracker.stages.values()),
+                "open_stages": r.tracker.roster.open,
+                "pending_stages": len(r.tracker.stages) - r.tracker.roster.open,
                 "waiting": r.inbox.waiting,
                 "commit_ms": r.commit_ms,
                 "exhausted": r.exhausted,
@@ -63,7 +63,7 @@ class Answers:
         with r.lock:
             samples = {}
             for device in r.ledger.logs:
-                t_ns, power, cum = r.after_export(device)
+                t_ns, power, cum = r.marks.after_export(device)
                 if len(t_ns):
                     samples[str(device)] = {
                         "t_ns": t_ns.astype("<i8").tobytes(),
@@ -79,8 +79,8 @@ class Answers:
             waiting = r.waiting_rows("stages_log")
             stages.extend((*row[:_STATE], "ended", *row[_STATE + 1 :]) for row in waiting)
             return {
-                "hour": r.hour,
-                "watermark_ns": max(r.committed.values(), default=None),
+                "hour": r.marks.hour,
+                "watermark_ns": r.marks.newest_ns,
                 "host_id": r.host_id,
                 "store": str(self._config.store),
                 "sealed": {table: list(paths) for table, paths in r.sealed.items()},

@@ -57,17 +57,18 @@ class Inbox:
         if many:
             self.bell.set()
 
-    def take(self) -> tuple[list[Event | Declared], list[Incoming | ClientGone]]:
-        """Everything so far."""
+    def take(self, most: int) -> tuple[list[Event | Declared], list[Incoming | ClientGone]]:
+        """All events so far, and so many markers."""
         with self._lock:
             events, self._events = self._events, []
-            markers, self._markers = self._markers, []
+            markers, self._markers = self._markers[:most], self._markers[most:]
         return events, markers
 
     @property
-    def has_markers(self) -> bool:
-        """Whether somebody has said something that is not yet taken."""
-        return bool(self._markers)
+    def markers(self) -> int:
+        """Markers not yet taken."""
+        with self._lock:
+            return len(self._markers)
 
     @property
     def waiting(self) -> int:

@@ -51,7 +51,6 @@ class Intake:
         spool: Path,
         inbox: Inbox,
         timeline: Timeline,
-        stored_seq: dict[str, int],
         expected: dict[str, int | None],
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -67,11 +66,11 @@ class Intake:
         self._publish_endpoint = publish
         self._inbox = inbox
         self._timeline = timeline
-        self._stored_seq = stored_seq  # the recorder's: what a reconnecting client need not send again
         self.peers = Peers()
         self._departures = Departures(spool, self.peers, expected, inbox, timeline, self._incoming)
         self.credit = Credit()
         self.refused: dict[str, int] = {}
+        self.stored: Callable[[str], int] = lambda client: 0  # what a client need not send again
         self.answer: Answerer = lambda question: p.Refusal("not_ready", "the daemon is starting")
         self._outbox: deque[tuple[str, Any, Any]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -150,14 +149,17 @@ class Intake:
         drained = False
         for _ in range(BURST):
             try:
-                frames = self._router.recv_multipart(zmq.DONTWAIT, copy=False)
+                identity = self._router.recv(zmq.DONTWAIT)
             except zmq.Again:
                 drained = True
                 break
-            identity, frame = frames[0].bytes, frames[-1]
+            frame = self._router.recv(zmq.DONTWAIT, copy=False)  # the rest of a message is there too
+            more = 0
+            while frame.more:
+                frame, more = self._router.recv(zmq.DONTWAIT, copy=False), more + 1
             try:
-                if len(frames) != 2:
-                    raise WireError("malformed", f"{len(frames) - 1} frames; a message is one")
+                if more:
+                    raise WireError("malformed", f"{more + 1} frames; a message is one")
                 message = decode(frame.buffer)
                 self._message(identity, message, frame, arrived, markers)
             except WireError as error:
@@ -206,7 +208,7 @@ class Intake:
         self._departures.greeted(peer.client)
         if peer.dead:
             self._departures.died(peer.client)
-        last = self._stored_seq.get(peer.client, 0)
+        last = self.stored(peer.client)
         self._send(
             identity,
             p.Welcome(p.VERSION, __version__, self._publish_endpoint, peer.clock_ok, p.CREDIT, last),

@@ -1,8 +1,9 @@
 """What becomes durable when? The one thread that integrates, tracks, commits, exports and seals.
 
 Every half second, or every second while nobody waits for anything: take what came in, settle what can be
-settled, commit it in one transaction, then tell the world (acknowledgements, stage news). A refused
-commit loses nothing: the batch is kept and tried again, and the daemon says DEGRADED.
+settled, commit it in one transaction, then tell the world (acknowledgements, stage news). When much comes
+in, nobody's acknowledgement waits for energies: rounds are short, and stages stay pending until there is
+time. A refused commit loses nothing: the batch is kept and tried again, and the daemon says DEGRADED.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from energyd.accounting import Accountant
+from energyd.clients import Clients
 from energyd.doubt import FLOOR_W, Device
-from energyd.inbox import ClientGone, Declared, Inbox
+from energyd.inbox import FLUSH_AT, ClientGone, Declared, Inbox
 from energyd.ledger import Ledger
 from energyd.sensing import counter_period_ns, sensor_of
 from energyd.sources import (
@@ -32,7 +34,7 @@ from energyd.sources import (
 )  # fmt: skip
 from energyd.stages import Incoming, Run, Stage
 from energyd.store import HOUR_NS, TABLES
-from energyd.store.live import Arrays, LiveFiles
+from energyd.store.live import LiveFiles
 from energyd.store.load import Loaded
 from energyd.store.quarantine import QUARANTINE
 from energyd.store.upkeep import Upkeep
@@ -41,6 +43,7 @@ from energyd.timeline import Timeline, pair
 from energyd.trace import TraceRuns
 from energyd.tracker import Tracker
 from energyd.waiting import MAX_SAMPLES, shorten
+from energyd.watermarks import Watermarks
 from energyd_client import protocol as p
 
 log = logging.getLogger("energyd")
@@ -57,9 +60,28 @@ STOP_RETRY_S: Final = 10.0
 SEAL_AFTER_NS: Final = 5_000_000_000
 """How long after an hour's end it is sealed: every device's samples of it have arrived by then."""
 
+TAKE: Final = 2_000
+"""Markers of one round: so many hold the lock for some 20 ms, and a commit of them takes 10."""
+SETTLE_S: Final = 0.02
+"""How long a round may hold the lock to settle stages; the others wait for the next."""
+SETTLE_BUSY_S: Final = 0.002
+"""The same while so many markers come in that the next round follows at once."""
+FLOOD_S: Final = 0.02
+"""How soon more is awaited after a round of many markers, before their stages have their turn."""
+MOST_PENDING: Final = 20_000
+"""Ended stages without energies (some 4 kB each) from which on a flood is slowed down to settle them."""
+
 
 Done = tuple[tuple[Any, ...], list[tuple[Any, ...]]]
 """A stage whose energy is known: its row of stages_log, and of energies (none if charged to no device)."""
+
+
+_FINALS: Final = """
+    SELECT stage_id, run_id, parent_id, s.t0_ns, s.t1_ns, device
+    FROM stages_log s JOIN energies USING (run_id, stage_id)
+    WHERE device = {} AND s.t1_ns > {}
+"""
+"""What stages still open or pending may have beside them; of what is longer ago they have the sum."""
 
 
 class Voice(Protocol):
@@ -98,8 +120,9 @@ class Recorder:
         self.tracker.restore(
             [Run.restore(r) for r in loaded.runs], [Stage.restore(*s) for s in loaded.stages]
         )
-        self.taken_seq = dict(loaded.last_seq)  # per client: what is in the batch or the store
-        self.stored_seq = loaded.last_seq  # per client: what is in the store; read by the wire thread
+        for device, since_ns in self.accountant.unfolded().items():
+            self.accountant.recall(store.fetch(_FINALS.format(device, since_ns)))
+        self.clients = Clients(loaded.last_seq, timeline.now_ns())
         self.sealed = loaded.sealed
         self.live = live
         self.upkeep: Upkeep | None = None
@@ -117,23 +140,18 @@ class Recorder:
         self._batch = Batch()
         self._trace = TraceRuns()
         self._settled: dict[str, dict[int, int | None]] = {}
-        self.hour = store.hour(timeline.now_ns() // HOUR_NS)
         self.host_id = store.meta("host_id") or ""
-        self.finals: dict[str, Done] = {}  # this hour's stages that are done
-        self._heard = dict.fromkeys(loaded.last_seq, timeline.now_ns())  # per client: its last commit
-        # Newest sample of each device that is committed, in a live file, in a sealed file.
-        self.committed: dict[int, int] = {}
-        self._exported: dict[int, int] = {}
-        self._sealed_to: dict[int, int] = {}
-        for device, device_log in ledger.logs.items():
-            if device_log.last_t_ns is not None:
-                self.committed[device] = device_log.last_t_ns
-                if not len(loaded.devices[device].t_ns):
-                    self._sealed_to[device] = device_log.last_t_ns
+        self.finals: dict[str, Done] = {}  # this hour's stages that are done and stored
+        self._unstored: dict[str, Done] = {}  # done, and in the next commit
+        self.marks = Watermarks(ledger.logs, store.hour(timeline.now_ns() // HOUR_NS))
+        for device, stored in loaded.devices.items():
+            if not len(stored.t_ns):
+                self.marks.all_sealed(device)
         self.recent: dict[str, list[tuple[Any, ...]]] = {t: [] for t in TABLES}
         self._next_export = time.monotonic()
         self._next_clock = 0.0
         self._next_seal = 0.0
+        self._pause_s = COMMIT_S
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="recorder")
 
@@ -154,7 +172,7 @@ class Recorder:
     def _loop(self) -> None:
         next_ = 0.0
         while not self._stop.is_set():
-            rang = self.inbox.bell.wait(COMMIT_S)
+            rang = self.inbox.bell.wait(self._pause_s)
             self.inbox.bell.clear()
             if not rang and not self._awaited() and time.monotonic() < next_:
                 continue
@@ -170,7 +188,7 @@ class Recorder:
 
     def _awaited(self) -> bool:
         """Whether somebody waits: a client for an acknowledgement, a stage for its energy."""
-        return self.inbox.has_markers or any(s.state == "ended" for s in self.tracker.stages.values())
+        return bool(self.inbox.markers) or len(self.tracker.stages) > self.tracker.roster.open
 
     def _last_words(self) -> None:
         """The last commit and export. A full disk gets some seconds; then what is lost is said."""
@@ -204,19 +222,50 @@ class Recorder:
         self._batch.rows.setdefault(table, []).append(row)
 
     def tick(self) -> None:
-        """One round: take, settle, commit, tell, and now and then export and seal."""
+        """One round: take, settle, commit, tell, and now and then export and seal.
+
+        What is settled quickly goes into the same commit; where there is more of it, or of markers, those
+        are acknowledged first.
+        """
         now = self.timeline.now_ns()
         with self.lock:
-            self._take(now)
+            many = self._take(now)
+            if not (many or self.accountant.behind):
+                self._settle(now, SETTLE_S)
+            if self._hour_is_over(now):
+                self.accountant.fold()
             self._fill_batch(now)
-        if self._commit() and self._due(now):
+        committed = self._commit()
+        if many:
+            with self.lock:
+                self._settle(now, SETTLE_BUSY_S if len(self.tracker.stages) < MOST_PENDING else SETTLE_S)
+        elif self.accountant.behind:
+            self._settle_on(now)
+        self._pause_s = self._rest_s(many)
+        if committed and self._due(now):
             self._export()
         self._keep_up(now)
 
+    def _rest_s(self, many: bool) -> float:
+        """How long to wait for the next round, if nobody rings."""
+        if self.inbox.markers >= FLUSH_AT:
+            return 0.0
+        if many:
+            return FLOOD_S
+        return 0.0 if self.accountant.behind else COMMIT_S
+
+    def _settle_on(self, now_ns: int) -> None:
+        """Settle while nothing else is to do: a commit costs as much as a hundred stages."""
+        until_s = time.monotonic() + COMMIT_S / 2
+        while self.accountant.behind and time.monotonic() < until_s and self.inbox.markers < FLUSH_AT:
+            with self.lock:
+                self._settle(now_ns, SETTLE_S)
+
     # ---- in ------------------------------------------------------------------------------------------
 
-    def _take(self, now_ns: int) -> None:
-        events, markers = self.inbox.take()
+    def _take(self, now_ns: int) -> bool:
+        """What came in; whether there was so much that the next round should follow at once."""
+        events, markers = self.inbox.take(TAKE)
         try:
             for event in events:
                 self._event(event, now_ns)
@@ -227,9 +276,15 @@ class Recorder:
                     self.tracker.client_gone(said.client, said.t_ns, said.doubt_ns, said.uid)
                 else:
                     self._marker_safely(said)
+        return len(markers) >= FLUSH_AT
+
+    def _settle(self, now_ns: int, seconds: float) -> None:
+        """Fix begins, settle ends, for no longer than that."""
+        until_s = time.monotonic() + seconds
+        if self._trace.playing:
+            now_ns = max([now_ns, *(log.last_t_ns or 0 for log in self.ledger.logs.values())])
         self.accountant.resolve_begins()
-        newest = max([now_ns, *(log.last_t_ns or 0 for log in self.ledger.logs.values())])
-        self._settled.update(self.accountant.settle(newest if self._trace.playing else now_ns))
+        self._settled.update(self.accountant.settle(now_ns, until_s))
 
     def _event(self, event: Event | Declared, now_ns: int) -> None:
         if isinstance(event, PowerSamples):
@@ -264,6 +319,7 @@ class Recorder:
                     info.source, info.origin, info.period_ns, info.accuracy,
                     FLOOR_W if info.domain == "gpu" else 0.0, counter_period_ns(info), sensor_of(info),
                 )  # fmt: skip
+            self.accountant.devices_changed()
             self._voice.publish("devices", p.DeviceList(0, self.device_maps()))
 
     def _marker_safely(self, incoming: Incoming) -> None:
@@ -279,12 +335,10 @@ class Recorder:
             self._voice.refuse(incoming.client, refusal)
 
     def _marker(self, incoming: Incoming) -> None:
-        last = self.taken_seq.get(incoming.client, 0)
-        seq = incoming.message.seq
-        self._batch.clients[incoming.client] = max(last, seq)  # a duplicate is acknowledged again
-        if seq <= last:
-            return
-        self.taken_seq[incoming.client] = seq
+        new = self.clients.take(incoming.client, incoming.message.seq)
+        self._batch.clients[incoming.client] = self.clients.taken(incoming.client)
+        if not new:
+            return  # a duplicate: it is acknowledged again
         self.markers += 1
         refusal = self.tracker.apply(incoming)
         if refusal is not None:
@@ -297,6 +351,7 @@ class Recorder:
         batch, tracker = self._batch, self.tracker
         batch.now_ns = now_ns
         rows, appended, totals = self.ledger.take_rows()
+        self._unstored.update(_done(tracker.rows))
         if time.monotonic() >= self._next_clock:
             self._next_clock = time.monotonic() + CLOCKS_S
             boottime, realtime = pair()
@@ -343,19 +398,18 @@ class Recorder:
             self._batch = Batch()
             for table, rows in batch.rows.items():
                 self.recent[table] += rows
-            self.finals.update(_done(batch))
-            self._heard.update(dict.fromkeys(batch.clients, batch.now_ns))
-            for device, added in batch.samples:
-                self.committed[device] = int(added.t_ns[-1])
+            self.finals.update(self._unstored)
+            self._unstored = {}
+            self.marks.commit(batch.samples)
             self._publish(batch)
-        self.stored_seq.update(batch.clients)
+        self.clients.commit(batch.clients.items(), batch.now_ns)
         self._voice.acknowledge(batch.clients)
         self.after_commit(True)
         return True
 
     def _shorten(self) -> None:
         """Keep what waits within bounds, when a disk stays full for hours."""
-        dropped = shorten(self._batch, self.ledger.logs, self.committed, self.max_waiting)
+        dropped = shorten(self._batch, self.ledger.logs, self.marks.committed, self.max_waiting)
         if dropped:
             self._dropped += dropped
             said = f"store: more waits than memory may hold: the oldest {self._dropped} samples are a gap"
@@ -381,64 +435,48 @@ class Recorder:
 
     def _due(self, now_ns: int) -> bool:
         """Seal if an hour has passed; whether an export is due."""
-        hour = (now_ns - SEAL_AFTER_NS) // HOUR_NS
-        if hour > self.hour and time.monotonic() >= self._next_seal:
+        if self._hour_is_over(now_ns):
             self._next_seal = time.monotonic() + EXPORT_S  # one that fails is not tried at every commit
-            self._seal(hour)
+            self._seal((now_ns - SEAL_AFTER_NS) // HOUR_NS)
             return True
         return time.monotonic() >= self._next_export
 
+    def _hour_is_over(self, now_ns: int) -> bool:
+        return (now_ns - SEAL_AFTER_NS) // HOUR_NS > self.marks.hour and time.monotonic() >= self._next_seal
+
     def _seal(self, hour: int) -> None:
         try:
-            sealed = self._store.seal(self.hour, hour)
+            sealed = self._store.seal(self.marks.hour, hour)
         except StoreError as error:
             log.error("store: cannot seal the hour: %s", error)
             self._troubles["seal"] = f"store: cannot seal the hour: {error}"
             return
         self._troubles.pop("seal", None)
         with self.lock:
-            end = (self.hour + 1) * HOUR_NS
+            end = (self.marks.hour + 1) * HOUR_NS
             for table, path in sealed.items():
                 self.sealed.setdefault(table, []).append(path)
-            for device, device_log in self.ledger.logs.items():
-                t_ns, _, _ = device_log.after(self._sealed_to.get(device), until_ns=end - 1)
-                if len(t_ns):
-                    self._sealed_to[device] = int(t_ns[-1])
-                device_log.trim(end)
-            self.hour = int(self._store.meta("hour") or self.hour + 1)
+            self.marks.seal(end, int(self._store.meta("hour") or self.marks.hour + 1))
             self.finals.clear()
-            for client in [c for c, t_ns in self._heard.items() if t_ns < end - CLIENT_MEMORY_NS]:
-                for known in (self._heard, self.taken_seq, self.stored_seq):  # as the store has just done
-                    known.pop(client, None)
+            self.clients.forget(end - CLIENT_MEMORY_NS)  # as the store has just done
             # One switch for readers: what the old live files and `recent` hold is in sealed files now.
             self.live.switch({})
             self.recent = {t: [] for t in TABLES}
 
     def _keep_up(self, now_ns: int) -> None:
         """Old days made one file, thinned, dropped: name what counts now, in the catalogue as well."""
-        sealed = self.upkeep.step(now_ns, self.hour) if self.upkeep else None
+        sealed = self.upkeep.step(now_ns, self.marks.hour) if self.upkeep else None
         if sealed is not None and sealed != self.sealed:
             with self.lock:
                 self.sealed = sealed
             self._next_export = time.monotonic()
 
-    def unsealed(self) -> Arrays:
-        """Committed samples that no sealed file holds, in (device, t_ns) order."""
-        found: Arrays = []
-        for device, device_log in sorted(self.ledger.logs.items()):
-            until = self.committed.get(device)
-            if until is not None:
-                t_ns, power, cum = device_log.after(self._sealed_to.get(device), until)
-                if len(t_ns):
-                    found.append((device, t_ns, power, cum))
-        return found
-
     def _export(self) -> None:
         self._next_export = time.monotonic() + EXPORT_S
         with self.lock:
-            samples = self.unsealed()
+            samples = self.marks.unsealed()
         try:
-            written = self.live.export(self._store, samples, self.hour, self.timeline.now_ns())
+            written = self.live.export(self._store, samples, self.marks.hour, self.timeline.now_ns())
         except StoreError as error:
             log.error("store: cannot write the live files: %s", error)
             self._troubles["export"] = f"store: cannot write the live files: {error}"
@@ -450,17 +488,10 @@ class Recorder:
             log.error("%s", self._troubles["sealed"])
         with self.lock:  # one switch: a reader sees the old files and their tail, or the new ones
             self.live.switch(written)
-            for device, t_ns, _, _ in samples:
-                self._exported[device] = int(t_ns[-1])
+            self.marks.export(samples)
             self.recent = {t: [] for t in TABLES}
 
     # ---- what others may ask (under lock) --------------------------------------------------------------
-
-    def after_export(self, device: int) -> tuple[Any, Any, Any]:
-        """Committed samples of a device that no live file holds yet."""
-        log_ = self.ledger.logs[device]
-        floor = max(self._exported.get(device, -1), self._sealed_to.get(device, -1))
-        return log_.after(floor, self.committed.get(device, -1))
 
     def waiting_rows(self, table: str) -> list[tuple[Any, ...]]:
         """Rows that the next commit is to write: many, while commits are refused."""
@@ -469,7 +500,7 @@ class Recorder:
     def done(self, stage_id: str) -> tuple[Done | None, bool]:
         """A stage whose energy is known, and whether it is stored; None if there is none in memory."""
         stored = self.finals.get(stage_id)
-        return (stored, True) if stored is not None else (_done(self._batch).get(stage_id), False)
+        return (stored, True) if stored is not None else (self._unstored.get(stage_id), False)
 
     def run_name(self, run_id: str) -> str:
         """The name of a run, or its id once it is closed and forgotten."""
@@ -493,9 +524,9 @@ class Recorder:
         return maps
 
 
-def _done(batch: Batch) -> dict[str, Done]:
-    done: dict[str, Done] = {row[1]: (row, []) for row in batch.rows.get("stages_log", [])}
-    for row in batch.rows.get("energies", []):
+def _done(rows: Mapping[str, list[tuple[Any, ...]]]) -> dict[str, Done]:
+    done: dict[str, Done] = {row[1]: (row, []) for row in rows.get("stages_log", ())}
+    for row in rows.get("energies", ()):
         done[row[1]][1].append(row)
     return done
 

@@ -95,7 +95,7 @@ class Service:
         ledger = Ledger(line, loaded.devices, DAMAGED if mended.rows_lost else silence)
         left = [*(s[0] for s in loaded.stages), *loaded.runs]
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
-        intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
+        intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, expected)
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         if mended.said:
             recorder.complain(
@@ -106,7 +106,7 @@ class Service:
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
                                 socket.gethostname(), __version__))  # fmt: skip
         answers = Answers(config, recorder, lambda: self._about(intake))
-        intake.answer = answers
+        intake.answer, intake.stored = answers, recorder.clients.stored
         recorder.after_commit = lambda _: notify("WATCHDOG=1")
 
         self._samplers = [Sampler(source, inbox) for source in sources]

@@ -7,10 +7,10 @@ have passed a stage's end.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, Final
 
+from energyd.roster import Roster
 from energyd.stages import Incoming, Run, Stage, same_user, to_json
 from energyd_client import protocol as p
 
@@ -26,7 +26,10 @@ class Tracker:
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.ended: dict[str, Run] = {}  # the newest REMEMBERED ones; their rows are written
-        self.stages: dict[str, Stage] = {}  # open, or ended with energy pending
+        self.roster = Roster()
+        self.stages = self.roster.by_id  # open, or ended with energy pending
+        self.began: list[Stage] = []  # since accounting looked: new, or its process said what it uses
+        self.over: list[Stage] = []  # since accounting looked: ended
         self.rows: Rows = defaultdict(list)
         self.touched: set[str] = set()  # stages whose row or memo changed since the last commit
         self.touched_runs: set[str] = set()
@@ -36,8 +39,11 @@ class Tracker:
     def restore(self, runs: list[Run], stages: list[Stage]) -> None:
         """Take over what an earlier daemon left open."""
         self.runs = {r.run_id: r for r in runs}
-        self.stages = {s.stage_id: s for s in stages}
         for stage in stages:
+            self.roster.add(stage)
+            self.began.append(stage)
+            if stage.t1_ns is not None:
+                self.over.append(stage)
             if stage.run_id in self.runs:
                 self.runs[stage.run_id].pids |= stage.run_pids
                 stage.run_pids = self.runs[stage.run_id].pids
@@ -51,16 +57,19 @@ class Tracker:
     def apply(self, incoming: Incoming) -> p.Refusal | None:
         """Take one marker. A refused marker is journaled all the same, unless it is another user's."""
         m = incoming.message
-        refusal = self._not_his(incoming)
-        if refusal is None:
-            self.rows["markers"].append(_journal(incoming))
-            refusal = getattr(self, f"_{m.TYPE}")(incoming, m)
-            run = self._known(getattr(m, "run_id", ""))
-            if run is not None:
-                run.members.add(incoming.client)
-            if run is not None and incoming.pid is not None and incoming.pid not in run.pids:
+        run_id = getattr(m, "run_id", "")
+        run = self.runs.get(run_id) or self.ended.get(run_id)
+        if run is not None and not same_user(run.uid, incoming.uid):  # uids come from the kernel
+            text = f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}"
+            return _refuse(m, "conflict", text, "run_id")
+        self.rows["markers"].append(_journal(incoming))
+        refusal: p.Refusal | None = getattr(self, _METHOD[type(m)])(incoming, m)
+        run = self.runs.get(run_id) or self.ended.get(run_id)  # it may be new, or another one
+        if run is not None:
+            run.members.add(incoming.client)
+            if incoming.pid is not None and incoming.pid not in run.pids:
                 run.pids.add(incoming.pid)
-                self.touched |= {s.stage_id for s in self.stages.values() if s.run_id == run.run_id}
+                self.touched |= {s.stage_id for s in self.roster.of_run(run_id)}
         return refusal
 
     def client_gone(self, client: str, t_ns: int, doubt_ns: int, uid: int | None = None) -> None:
@@ -68,7 +77,7 @@ class Tracker:
 
         What another user than `uid` began stays as it is: who claims a client's id cannot end its runs.
         """
-        mine = [s for s in self.stages.values() if s.client == client and same_user(s.uid, uid)]
+        mine = [s for s in self.roster.of_client(client) if same_user(s.uid, uid)]
         for stage in [s for s in mine if s.t1_ns is None]:
             self._close(stage, max(t_ns, stage.t0_ns), "aborted")
             stage.doubt_ns = max(stage.doubt_ns, doubt_ns)
@@ -97,17 +106,13 @@ class Tracker:
             self._end_if_deserted(run, t_ns)
         self._processes.pop(client, None)
 
-    def active(self) -> Iterator[Stage]:
-        """Stages that are not final, oldest first."""
-        return iter(list(self.stages.values()))
-
     def finish(self, stage: Stage) -> None:
         """Its energy is known: write the final row and forget it."""
         stage.state = "final"
         self.rows["stages_log"].append(stage.row())
         self.touched.add(stage.stage_id)
         self.news.add(stage.stage_id)
-        del self.stages[stage.stage_id]
+        self.roster.remove(stage)
         run = self.runs.get(stage.run_id)
         if run is not None and stage.t1_ns is not None:
             self._end_if_orphaned(run, stage.t1_ns)
@@ -161,7 +166,8 @@ class Tracker:
             stage.flags.add("synced")
         if incoming.doubt_ns:
             stage.flags.add("arrival_time")
-        self.stages[m.stage_id] = stage
+        self.roster.add(stage)
+        self.began.append(stage)
         self._changed(stage)
         return None
 
@@ -201,23 +207,13 @@ class Tracker:
 
     def _process(self, incoming: Incoming, m: p.ProcessInfo) -> p.Refusal | None:
         self._processes[incoming.client] = m
-        for stage in self.stages.values():
-            if stage.client == incoming.client:
-                stage.process = m
-                self.touched.add(stage.stage_id)
+        for stage in self.roster.of_client(incoming.client):
+            stage.process = m
+            self.began.append(stage)
+            self.touched.add(stage.stage_id)
         return None
 
     # ---- helpers -------------------------------------------------------------------------------------
-
-    def _not_his(self, incoming: Incoming) -> p.Refusal | None:
-        """Only the uid that began a run writes to it (uids come from the kernel)."""
-        m = incoming.message
-        run = self._known(getattr(m, "run_id", ""))
-        if run is None or same_user(run.uid, incoming.uid):
-            return None
-        return _refuse(
-            m, "conflict", f"run {run.run_id} belongs to uid {run.uid}, not {incoming.uid}", "run_id"
-        )
 
     def _known(self, run_id: str) -> Run | None:
         return self.runs.get(run_id) or self.ended.get(run_id)
@@ -234,6 +230,8 @@ class Tracker:
 
     def _close(self, stage: Stage, t_ns: int, status: str) -> None:
         stage.t1_ns, stage.status, stage.state = t_ns, status, "ended"
+        self.roster.ended(stage)
+        self.over.append(stage)
         self._changed(stage)
 
     def _end_run(self, run: Run, t_ns: int, status: str) -> None:
@@ -250,8 +248,7 @@ class Tracker:
             self._end_run(run, t_ns, "aborted")
 
     def _end_if_orphaned(self, run: Run, t_ns: int) -> None:
-        still = [s for s in self.stages.values() if s.run_id == run.run_id and s.t1_ns is None]
-        if run.orphan and not still:
+        if run.orphan and not self.roster.is_open(run.run_id):
             self._end_run(run, t_ns, "aborted")
 
 
@@ -268,6 +265,8 @@ def _journal(incoming: Incoming) -> tuple[Any, ...]:
         getattr(m, "stage_id", None), to_json(body), incoming.uid, incoming.gid, incoming.pid,
     )  # fmt: skip
 
+
+_METHOD = {kind: f"_{kind.TYPE}" for kind in p.MARKERS}
 
 _BODY = {
     kind: tuple(f.name for f in fields(kind) if f.name not in ("seq", "t_ns", "run_id", "stage_id"))

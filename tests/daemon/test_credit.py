@@ -49,7 +49,7 @@ def test_neither_a_new_connection_nor_a_new_name_makes_room() -> None:
 def intake(tmp_path: Path) -> Iterator[tuple[Intake, Inbox, str]]:
     inbox, endpoint = Inbox(), f"ipc://{tmp_path / 'e.sock'}"
     line = timeline.begin(None, None)
-    made = Intake(endpoint, f"ipc://{tmp_path / 'p.sock'}", tmp_path / "spool", inbox, line, {}, {})
+    made = Intake(endpoint, f"ipc://{tmp_path / 'p.sock'}", tmp_path / "spool", inbox, line, {})
     made.start()
     yield made, inbox, endpoint
     made.stop()

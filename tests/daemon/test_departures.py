@@ -44,12 +44,12 @@ class Wire:
         self.inbox = Inbox()
         line = timeline.begin(None, None)
         self.intake = Intake(
-            self.endpoint, f"ipc://{folder / 'p.sock'}", self.spool, self.inbox, line, {}, expected
+            self.endpoint, f"ipc://{folder / 'p.sock'}", self.spool, self.inbox, line, expected
         )
         self.taken: list[Any] = []
 
     def take(self) -> list[Any]:
-        self.taken += self.inbox.take()[1]
+        self.taken += self.inbox.take(1_000_000)[1]
         return self.taken
 
     def seqs(self) -> list[int]:

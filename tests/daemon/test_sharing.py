@@ -153,15 +153,19 @@ class Machine:
     """A tracker and an accountant over one GPU of 100 W, and a /proc of the test's own."""
 
     def __init__(self, proc: Proc) -> None:
-        self.tracker = Tracker()
+        self.proc = proc
         self.logs = {0: DeviceLog(0, S, Totals())}
-        known = {0: Known(0, "GPU-a", "gpu", "H100", 0)}
-        self.accountant = Accountant(self.tracker, self.logs, known)
-        self.accountant.devices = {0: Device("ring", "measured", S // 50)}
-        self.accountant.neighbours = Neighbours(proc)
         self.seq = count(1)
         t = np.arange(0, 20 * S, S // 2)
         self.logs[0].append(t, np.full(len(t), 100_000, np.int32))
+        self.restart()
+
+    def restart(self) -> None:
+        self.tracker = Tracker()
+        known = {0: Known(0, "GPU-a", "gpu", "H100", 0)}
+        self.accountant = Accountant(self.tracker, self.logs, known)
+        self.accountant.devices = {0: Device("ring", "measured", S // 50)}
+        self.accountant.neighbours = Neighbours(self.proc)
 
     def mark(self, cls: type, t: float, pid: int = 21, run: str = "r", **fields: Any) -> None:
         message = cls(seq=next(self.seq), t_ns=int(t * S), run_id=run, **fields)
@@ -230,7 +234,9 @@ def test_a_stranger_seen_before_a_restart_is_still_known_after_it(machine: Machi
     again = Stage.restore(dict(zip(names, old.row(), strict=True)), old.memo())
     assert (again.foreign, again.run_pids) == ({0: {30}}, {21, 22})
     assert json.loads(old.memo())["foreign"] == {"0": [30]}
-    machine.tracker.restore(list(machine.tracker.runs.values()), [again])
+    runs = list(machine.tracker.runs.values())
+    machine.restart()
+    machine.tracker.restore(runs, [again])
     machine.note(3, 21, 22)
     machine.end(4, "train")
     assert machine.flags(10) == {"train": ["shared_gpu"]}

@@ -302,7 +302,7 @@ A_WEEK = Keep(raw_s=7 * 86_400.0, all_s=None, max_bytes=None)
 def days_settled(store: Path) -> dict[str, list[tuple[Any, ...]]]:
     """November as days, one file each and thinned, and the month not yet over; its rows."""
     hot = HotStore(Layout(store))
-    hot._set_meta("hour", str(NEXT_MONTH))  # all before is sealed
+    hot.set_meta("hour", str(NEXT_MONTH))  # all before is sealed
     hot.close()
     Hours(store, A_WEEK, hour=NEXT_MONTH - 3).settle(after_days=9)
     assert {f.split("/")[1] for f in files(store)} == {DAY, "day=2025-11-25"}
