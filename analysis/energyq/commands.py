@@ -84,6 +84,12 @@ def cli(ctx: click.Context, /, file: Any, tables: bool, examples: bool, **own: A
 
     Views to ask: runs, stages, stage_energy, stage_totals, run_totals, samples, gaps … (--tables,
     --examples). On a terminal, without anything, it is a prompt.
+
+    \b
+    Examples:
+      energyq "SELECT stage, energy_j, u_random_j FROM stage_energy"
+      energyq --store ./my-store stages
+      energyq -f question.sql --format json -o answer.json
     """
     ctx.obj = own
     if ctx.invoked_subcommand is not None:
@@ -132,7 +138,12 @@ def _sql(query: str, settings: dict[str, Any]) -> None:
 @options
 @click.pass_context
 def runs(ctx: click.Context, /, **own: Any) -> None:
-    """What did each run cost?"""
+    """What did each run cost?
+
+    \b
+    Example:
+      energyq runs --format csv
+    """
     from energyq.stages import show_runs
 
     settings = settings_of(ctx, **own)
@@ -150,6 +161,11 @@ def stages(ctx: click.Context, /, run_name: str | None, net: bool, study: str | 
     """What did each stage of RUN cost? RUN: an id, its beginning, a name, or all; default: the latest.
 
     Exits 4 if some energy is unknown or still pending.
+
+    \b
+    Examples:
+      energyq stages
+      energyq stages kd-1b --net
     """
     from energyq.find import find_run
     from energyq.stages import show_stages
@@ -174,6 +190,10 @@ def net_command(ctx: click.Context, /, run_name: str | None, idle: str | None, *
     """What did each stage of RUN take beyond idling, device by device?
 
     Idle power: prerun.context, else the latest prerun stage that ended before, in the same run.
+
+    \b
+    Example:
+      energyq net kd-1b --idle prerun.idle
     """
     from energyq.find import find_run
     from energyq.stages import show_net
@@ -188,7 +208,14 @@ def net_command(ctx: click.Context, /, run_name: str | None, idle: str | None, *
 @options
 @click.pass_context
 def explain(ctx: click.Context, /, stage: str, **own: Any) -> None:
-    """How did the energy of STAGE (an id, or its beginning) come about, so that one can redo it by hand?"""
+    """How did the energy of STAGE come about, so that one can redo it by hand?
+
+    STAGE: an id, its beginning, a name or a path; of several stages of that name, the latest.
+
+    \b
+    Example:
+      energyq explain student.train
+    """
     from energyq.explain import explain_stage
 
     settings = settings_of(ctx, **own)
@@ -206,6 +233,10 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
     """Recompute every stage energy (of RUN; default: all) from the raw samples.
 
     Exits 1 if any differs by more than rounding, 4 if some could not be checked.
+
+    \b
+    Example:
+      energyq verify kd-1b
     """
     from energyq.find import find_run
     from energyq.verify import verify_stages
@@ -230,7 +261,12 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
 def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float, **own: Any) -> None:
     """Do A and B differ in energy? Each: a RUN, key=value for all runs so labelled, or either with /STAGE.
 
-    Example: energyq compare student=1B,seed=0 student=7B,seed=0. Exits 4 if an energy is unknown.
+    Exits 4 if an energy is unknown.
+
+    \b
+    Examples:
+      energyq compare student=1B,seed=0 student=7B,seed=0
+      energyq compare kd-1b/student.train sft-1b/train
     """
     from energyq.compare import compare
     from energyq.compare_text import show
@@ -251,7 +287,9 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
 def export_command(ctx: click.Context, /, folder: Path, **own: Any) -> None:
     """Write every view as Parquet into the new folder DIR, with a README of columns and units.
 
-    Example: energyq export ./energy-data
+    \b
+    Example:
+      energyq export ./energy-data
     """
     from energyq.export import export
 
@@ -273,6 +311,10 @@ def carbon(
     """How much CO2e did the energy of RUN (or all) cause, by its region's electricity? Asks no network.
 
     Exits 4 if some energy is unknown.
+
+    \b
+    Example:
+      energyq carbon --region FRA --pue 1.2 --price 0.30EUR/kWh
     """
     from energyq.carbon import region_of, show_carbon
     from energyq.factors import factor_of

@@ -42,8 +42,12 @@ class Side:
         return found
 
 
+class _NoStage(NotFound):
+    """The run is there, but no one stage of it goes by that word."""
+
+
 def find_side(reader: Reader, word: str) -> Side:
-    """The side meant. Raises Refused where there is none."""
+    """The side meant. Raises NotFound where there is none, Refused where it makes no sense."""
     head, run_ids, path = _resolve(reader, word)
     stages = reader.sql(question("compare_stages"), {"runs": run_ids}).dicts()
     if path is None:
@@ -70,10 +74,10 @@ def _resolve(reader: Reader, word: str) -> tuple[str, list[str], str | None]:
         try:
             run_ids = _runs(reader, head)
             return head, run_ids, None if tail is None else _path(reader, run_ids, head, tail)
-        except (NotFound, Refused) as error:
+        except NotFound as error:
             # A run that is there but lacks the stage says more than a name that is nowhere.
-            first = error if first is None or isinstance(error, Refused) else first
-    raise Refused(str(first))
+            first = error if first is None or isinstance(error, _NoStage) else first
+    raise NotFound(str(first))
 
 
 def _readings(word: str) -> Iterator[tuple[str, str | None]]:
@@ -94,7 +98,7 @@ def _runs(reader: Reader, head: str) -> list[str]:
         )
     run_id = find_run(reader, head)
     if run_id is None:
-        raise NotFound("`all` is no side of a comparison\n  cure: a run, or key=value for several")
+        raise Refused("`all` is no side of a comparison\n  cure: a run, or key=value for several")
     return [run_id]
 
 
@@ -115,5 +119,7 @@ def _path(reader: Reader, run_ids: list[str], head: str, tail: str) -> str:
     if len(ends) == 1:
         return ends[0]
     if ends:
-        raise Refused(f"{tail!r} may mean {len(ends)} stages of {head}\n  cure: one of {', '.join(ends[:4])}")
-    raise Refused(f"{head} has no stage {tail!r}\n  cure: `energyq stages {run_ids[0]}` lists them")
+        raise _NoStage(
+            f"{tail!r} may mean {len(ends)} stages of {head}\n  cure: one of {', '.join(ends[:4])}"
+        )
+    raise _NoStage(f"{head} has no stage {tail!r}\n  cure: `energyq stages {run_ids[0]}` lists them")

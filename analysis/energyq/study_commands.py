@@ -63,7 +63,11 @@ def breakeven_command(
 ) -> None:
     """From how many uses of a teacher's artifact on does each pipeline take less than the baseline?
 
-    Example: energyq breakeven --study poster --repeatability 0.02. Exits 4 if some answer is unknown.
+    Exits 4 if some answer is unknown.
+
+    \b
+    Example:
+      energyq breakeven --study poster --repeatability 0.02
     """
     from energyq.breakeven import UNKNOWN, break_even
     from energyq.breakeven_text import show
@@ -85,7 +89,11 @@ def frontier_command(
 ) -> None:
     """Which pipelines and sizes give the most quality for their energy, and what is beaten by what?
 
-    Example: energyq frontier --metric exact_match --reuse 5. Exits 4 if some quality or energy is unknown.
+    Exits 4 if some quality or energy is unknown.
+
+    \b
+    Example:
+      energyq frontier --metric exact_match --reuse 5
     """
     from energyq.frontier import frontier
     from energyq.frontier_text import show
@@ -112,7 +120,11 @@ def advise_command(
 ) -> None:  # fmt: skip
     """Which pipeline takes least at this reuse and quality, what to attack first, what would flip the answer?
 
-    Example: energyq advise --study poster --reuse 6. Exits 4 if the question cannot be answered.
+    Exits 4 if the question cannot be answered.
+
+    \b
+    Example:
+      energyq advise --study poster --reuse 6
     """
     from dataclasses import asdict
 
@@ -145,7 +157,9 @@ def report_command(
 ) -> None:  # fmt: skip
     """Write RUN, or without one the study of all labelled runs, as one page that needs no network.
 
-    Example: energyq report --study poster --reuse 6 -o report.html
+    \b
+    Example:
+      energyq report --study poster --reuse 6 -o report.html
     """
     from energyq.find import find_run
     from energyq.formats import opened

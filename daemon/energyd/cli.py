@@ -20,6 +20,8 @@ try:
 except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
+from energyd import everyday
+from energyd.config import ENV_CARBON, ENV_PRICE
 from energyd_client import endpoints
 from energyd_client.version import __version__
 
@@ -29,9 +31,7 @@ DEGRADED: Final = 4
 PERMISSION: Final = 5
 CONFIG: Final = 78
 
-START_WAIT_S: Final = 60.0
 STOP_WAIT_S: Final = 30.0
-FIRST_SAMPLES_S: Final = 10.0
 
 store_option = click.option(
     "--store",
@@ -42,7 +42,14 @@ store_option = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Watch every watt of this machine, so that SQL can answer what each thing cost."""
+    """Watch every watt of this machine, so that SQL can answer what each thing cost.
+
+    \b
+    Examples:
+      energyd run -- python train.py
+      energyd start
+      energyd top
+    """
 
 
 @main.command()
@@ -62,7 +69,13 @@ def start(
 ) -> None:  # fmt: skip
     """Start the daemon; returns when it is ready.
 
-    Example: energyd start --store ./my-store
+    With --store it is a private one, whose socket lies in that folder; what programs need to find it is
+    printed, for eval.
+
+    \b
+    Examples:
+      energyd start
+      eval "$(energyd start --store ./my-store)"
     """
     from energyd.config import ConfigError, resolve
 
@@ -73,6 +86,7 @@ def start(
         )  # fmt: skip
     except ConfigError as error:
         fail(str(error), CONFIG)
+    _refuse_anothers_socket(config)
     if foreground:
         _serve(config)
     else:
@@ -83,7 +97,12 @@ def start(
 @main.command()
 @store_option
 def stop(store: Path | None) -> None:
-    """Stop the daemon; waits until everything is stored."""
+    """Stop the daemon; waits until everything is stored.
+
+    \b
+    Example:
+      energyd stop --store ./my-store
+    """
     holder, lock = _holder(store)
     pid = int(holder.get("pid", 0))
     if not pid:
@@ -117,7 +136,14 @@ def stop(store: Path | None) -> None:
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def status(store: Path | None, as_json: bool) -> None:
-    """Say how the daemon is: devices, sources, gaps, what is open."""
+    """Say how the daemon is: devices, sources, gaps, what is open.
+
+    Exits 4 if it is degraded, 3 if there is none.
+
+    \b
+    Example:
+      energyd status --json
+    """
     body = _ask_status(_endpoint(store))
     if as_json:
         click.echo(json.dumps(body, indent=2))
@@ -134,14 +160,42 @@ def status(store: Path | None, as_json: bool) -> None:
 @click.option("--once", is_flag=True, help="Show one picture and leave.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per interval.")
 @click.option("--seconds", type=float, help="Leave after so long.")
+@click.option(
+    "--carbon", metavar="G", type=click.FloatRange(min=0), envvar=ENV_CARBON, show_envvar=True,
+    help="Tell gCO2e, at so many grams a kWh.",
+)  # fmt: skip
+@click.option(
+    "--price", envvar=ENV_PRICE, show_envvar=True, help="Tell the cost, at 0.30EUR/kWh or the like."
+)
 def top(
-    store: Path | None, interval_s: float | None, once: bool, as_json: bool, seconds: float | None
-) -> None:
-    """Watch joules as they burn: devices, open stages, health. q leaves."""
-    from energyd.top import run_top
+    store: Path | None, interval_s: float | None, once: bool, as_json: bool, seconds: float | None,
+    carbon: float | None, price: str | None,
+) -> None:  # fmt: skip
+    """Watch joules as they burn: devices, open stages, health.
 
+    Keys: s sorts stages by begin, energy, power or J/token; f freezes the picture; q leaves.
+
+    \b
+    Examples:
+      energyd top --carbon 380 --price 0.30EUR/kWh
+      energyd top --once --json
+    """
+    from energyd.top import run_top
+    from energyd.top_look import rates
+
+    try:
+        told = rates(carbon, price)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     sys.exit(
-        run_top(_endpoint(store), interval_s=interval_s, once=once, json_output=as_json, seconds=seconds)
+        run_top(
+            _endpoint(store),
+            interval_s=interval_s,
+            once=once,
+            json_output=as_json,
+            seconds=seconds,
+            rates=told,
+        )
     )
 
 
@@ -160,6 +214,10 @@ def doctor(store: Path | None, as_json: bool, timeout_s: float) -> None:
     """Probe every sensor and say what is fit to measure with, what is not, and the cure.
 
     Works with and without a daemon.
+
+    \b
+    Example:
+      energyd doctor --timeout 60
     """
     from energyd.doctor import examine, lines
 
@@ -176,6 +234,10 @@ def recover(store: Path | None, dry_run: bool, as_json: bool) -> None:
     """Look for damage in every file of a store; save what can be read, say what is lost.
 
     While no daemon runs on it. Exits 4 if anything was damaged.
+
+    \b
+    Example:
+      energyd recover --store ./my-store
     """
     from energyd.store.lock import AlreadyRunning
     from energyd.store.recover import recover as look_through
@@ -197,10 +259,20 @@ def recover(store: Path | None, dry_run: bool, as_json: bool) -> None:
 
 @main.command()
 def version() -> None:
-    """Print release and protocol version."""
+    """Print release and protocol version.
+
+    \b
+    Example:
+      energyd version
+    """
     from energyd_client.protocol import VERSION
 
     click.echo(f"energyd {__version__} (protocol {VERSION})")
+
+
+main.add_command(everyday.run)
+main.add_command(everyday.mark)
+main.add_command(everyday.record)
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -209,9 +281,28 @@ def fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _refuse_anothers_socket(config: Any) -> None:
+    """An exported ENERGYD_ENDPOINT wins over --store, and may be that of a daemon on another store."""
+    from energyd.store.lock import held, read_holder
+
+    lock = Path(f"{endpoints.ipc_path(config.endpoint)}.lock")
+    try:
+        holder = read_holder(lock) if held(lock) else {}
+    except OSError:
+        return
+    if endpoints.ENV_ENDPOINT in os.environ and holder.get("store", str(config.store)) != str(config.store):
+        fail(
+            f"{endpoints.ENV_ENDPOINT}={config.endpoint} is exported, where the daemon on {holder['store']} "
+            f"(pid {holder.get('pid')}) listens: one on {config.store} cannot listen there too\n"
+            f"  cure: unset {endpoints.ENV_ENDPOINT} {endpoints.ENV_SPOOL}, then start it again",
+            FAILED,
+        )
+
+
 def _serve(config: Any) -> None:
     """Run the daemon in this process until it is told to stop."""
     from energyd.config import ConfigError
+    from energyd.launch import ENV_LEASE, inherited_fd
     from energyd.service import Service, handle_signals
     from energyd.sources import SourceError
     from energyd.store.lock import AlreadyRunning
@@ -225,7 +316,7 @@ def _serve(config: Any) -> None:
     )
     os.umask(0o027)  # store files 0640, folders 0750: the group reads, the world does not
     report = _Report()
-    service = Service(config)
+    service = Service(config, lease_fd=inherited_fd(ENV_LEASE))
     handle_signals(service)
     try:
         service.run(report.ready)
@@ -243,10 +334,9 @@ class _Report:
     """Tells the `energyd start` that waits for us how it went, or the terminal."""
 
     def __init__(self) -> None:
-        fd = os.environ.pop("ENERGYD_READY_FD", None)
-        self._fd = int(fd) if fd else None
-        if self._fd is not None:
-            os.set_inheritable(self._fd, False)
+        from energyd.launch import ENV_READY, inherited_fd
+
+        self._fd = inherited_fd(ENV_READY)
 
     def ready(self) -> None:
         self._tell({"ok": True, "pid": os.getpid()})
@@ -263,80 +353,20 @@ class _Report:
 
 
 def _spawn(config: Any, private: bool, more: list[str]) -> None:
-    """Start a detached daemon and wait until it is ready or has said why not."""
-    import subprocess
+    """Start a detached daemon, wait until it is ready or has said why not, and say how to find it."""
+    from energyd.launch import LaunchError, await_samples, launch
 
-    log_path = config.store / "energyd.log"
     try:
-        config.store.mkdir(mode=0o750, parents=True, exist_ok=True)
-        log_file = log_path.open("ab")
-    except OSError as error:
-        fail(
-            f"cannot write {log_path}: {error.strerror}\n  cure: --store DIR with a folder you may write",
-            CONFIG,
-        )
-    reader, writer = os.pipe()
-    command = [
-        sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(config.store),
-        "--interval", str(config.interval_s), "--source", config.source, "--speed", str(config.speed),
-        *more,
-    ]  # fmt: skip
-    environment = {
-        **os.environ, "ENERGYD_READY_FD": str(writer),
-        endpoints.ENV_ENDPOINT: config.endpoint, endpoints.ENV_SPOOL: str(config.spool),
-    }  # fmt: skip
-    with log_file:
-        child = subprocess.Popen(
-            command, env=environment, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=log_file,
-            stderr=log_file, start_new_session=True,
-        )  # fmt: skip
-    os.close(writer)
-    news = _read_news(reader)
-    os.close(reader)
-    if news is None:
-        child.poll()
-        fail(f"the daemon did not come up (exit {child.returncode})\n  see: {log_path}", FAILED)
-    if not news["ok"]:
-        child.wait()
-        fail(news["message"], news["code"])
+        child = launch(config, more)
+    except LaunchError as error:
+        fail(str(error), error.code)
     child.returncode = 0  # it lives on; Popen must not complain of that
-    _await_samples(config.endpoint)
-    click.echo(f"energyd runs (pid {news['pid']}), store {config.store}", err=True)
+    if not await_samples(config.endpoint):
+        click.echo("energyd: some devices have no sample yet; `energyd status` says which", err=True)
+    click.echo(f"energyd runs (pid {child.pid}), store {config.store}", err=True)
     if private:
         click.echo("programs and energyq find it by:", err=True)
         click.echo(f"export {endpoints.ENV_ENDPOINT}={config.endpoint} {endpoints.ENV_SPOOL}={config.spool}")
-
-
-def _await_samples(endpoint: str) -> None:
-    """Wait until every device has a sample, so that a program started next is measured from its first line.
-
-    CodeCarbon's estimate is the slow one: its imports take seconds.
-    """
-    from energyd_client.errors import EnergydError
-    from energyd_client.protocol import AskStatus
-    from energyd_client.request import ask
-
-    deadline = time.monotonic() + FIRST_SAMPLES_S
-    while time.monotonic() < deadline:
-        try:
-            body = ask(endpoint, AskStatus(req=1), timeout_s=5)
-        except EnergydError:
-            return  # a trace played once may be over already
-        answered = {d["domain"] for d in body["domains"]}
-        starting = any("is starting" in (d["reason"] or "") for d in body["domains"])
-        sampled = all(d["last_t_ns"] is not None for d in body["devices"])
-        if {"gpu", "cpu"} <= answered and sampled and not starting:
-            return
-        time.sleep(0.05)
-    click.echo("energyd: some devices have no sample yet; `energyd status` says which", err=True)
-
-
-def _read_news(fd: int) -> dict[str, Any] | None:
-    import select
-
-    ready, _, _ = select.select([fd], [], [], START_WAIT_S)
-    data = os.read(fd, 65536) if ready else b""
-    return json.loads(data) if data else None
 
 
 def _holder(store: Path | None) -> tuple[dict[str, Any], Path]:

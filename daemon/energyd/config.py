@@ -13,6 +13,8 @@ from energyd_client import endpoints
 ENV_KEEP_RAW: Final = "ENERGYD_KEEP_RAW"
 ENV_KEEP: Final = "ENERGYD_KEEP"
 ENV_MAX_SIZE: Final = "ENERGYD_MAX_SIZE"
+ENV_CARBON: Final = "ENERGYD_CARBON"
+ENV_PRICE: Final = "ENERGYD_PRICE"  # both for `energyd top` alone
 _TIMES: Final = {"h": 3_600, "d": 86_400}
 _SIZES: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -51,8 +52,9 @@ SOURCE_WAIT_S: Final = 5.0
 class Service:
     """One daemon. `run` returns when it was told to stop."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, lease_fd: int | None = None) -> None:
         self.config = config
+        self._lease_fd = lease_fd  # at its end of file nobody wants us any more
         self.unstored: str | None = None  # what the last commit could not store, once it has ended
         self._stop = threading.Event()
         self._started_ns = 0
@@ -142,12 +144,18 @@ class Service:
                 raise sampler.failure
 
     def _wait(self, recorder: Recorder, answers: Answers, intake: Intake) -> None:
-        """Publish health once a second until told to stop, or a trace played once is over."""
+        """Publish health once a second until told to stop, a trace played once is over, or a lease is."""
         while not self._stop.wait(1.0):
             intake.publish("health", p.Health(0, answers.status()))
             if recorder.exhausted and not recorder.tracker.stages:
                 log.info("the trace is over")
                 return
+            if self._released() and not (recorder.tracker.runs or recorder.tracker.stages):
+                log.info("who started us is gone, and nothing is open")
+                return
+
+    def _released(self) -> bool:
+        return self._lease_fd is not None and bool(select.select([self._lease_fd], [], [], 0)[0])
 
     def _shut_down(self, recorder: Recorder, intake: Intake) -> None:
         deadline = time.monotonic() + PENDING_WAIT_S

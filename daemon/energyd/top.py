@@ -1,12 +1,13 @@
 """What takes how much power right now, and what have the open stages cost so far?
 
 `energyd top`: learns from the daemon where it publishes, listens, and draws. On a terminal it redraws a
-few times a second until `q`; elsewhere it prints one plain line, or one JSON object, per interval. It
-asks the daemon once and then only listens: nothing that is watched gets slower.
+few times a second until `q` (`s` sorts, `f` freezes); elsewhere it prints one plain line, or one JSON
+object, per interval. It asks the daemon once and then only listens: nothing that is watched gets slower.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import select
@@ -25,6 +26,7 @@ from rich.console import Console, Group
 from rich.layout import Layout
 from rich.live import Live
 
+from energyd.top_look import UNPRICED, Look, Rates
 from energyd.top_state import S_NS, TopState
 from energyd.top_text import as_json, line
 from energyd.top_view import screen
@@ -43,6 +45,9 @@ FIRST_WORD_S: Final = 3.0
 GONE_S: Final = 10.0
 """A log is not a screen that somebody looks at: lines end when the daemon was silent for so long."""
 MAX_TAKE: Final = 5_000
+HINT_WIDTH: Final = 76
+"""Columns from which the keys are named and not only listed."""
+
 OK, NO_DAEMON, DEGRADED, PERMISSION = 0, 3, 4, 5
 
 
@@ -53,18 +58,21 @@ def run_top(
     once: bool = False,
     json_output: bool = False,
     seconds: float | None = None,
+    rates: Rates = UNPRICED,
 ) -> int:
     """Watch the daemon at `endpoint`; the exit code: 0, 3 no daemon, 4 degraded (`once`), 5 permission.
 
     `interval_s`: seconds between frames (default 0.25) or lines (default 1). `once`: one frame, line
-    or object, then out. `seconds`: stop after so long. Errors go to stderr: what, where, cure.
+    or object, then out. `seconds`: stop after so long. `rates`: of CO2e and money.
+    Errors go to stderr: what, where, cure.
     """
     try:
         publish = str(ask(endpoint, AskStatus(req=1), ASK_TIMEOUT_S)["publish"])
         with Subscriber(publish, ALL_TOPICS) as feed:
             return watch(
-                feed, endpoint, interval_s=interval_s, once=once, json_output=json_output, seconds=seconds
-            )
+                feed, endpoint, interval_s=interval_s, once=once, json_output=json_output, seconds=seconds,
+                rates=rates,
+            )  # fmt: skip
     except EnergydError as error:
         _complain(str(error))
         return PERMISSION if isinstance(error, PermissionRefused) else NO_DAEMON
@@ -78,18 +86,19 @@ def watch(
     once: bool = False,
     json_output: bool = False,
     seconds: float | None = None,
+    rates: Rates = UNPRICED,
 ) -> int:
     """Show what `feed` brings, until told to stop; `where` is for people. See `run_top`."""
     state = TopState()
     end_ns = None if seconds is None else clock.now_ns() + int(seconds * S_NS)
     if once:
-        return _once(state, feed, json_output)
+        return _once(state, feed, json_output, Look(rates=rates))
     if json_output or not _is_terminal():
-        return _lines(state, feed, where, interval_s or LINE_S, end_ns, json_output)
-    return _live(state, feed, interval_s or DRAW_S, end_ns)
+        return _lines(state, feed, where, interval_s or LINE_S, end_ns, json_output, rates)
+    return _live(state, feed, interval_s or DRAW_S, end_ns, Look(rates=rates))
 
 
-def _once(state: TopState, feed: Subscriber, json_output: bool) -> int:
+def _once(state: TopState, feed: Subscriber, json_output: bool, look: Look) -> int:
     deadline_ns = clock.now_ns() + int(FIRST_WORD_S * S_NS)
     while clock.now_ns() < deadline_ns:
         _take(state, feed, 0.05)
@@ -97,10 +106,10 @@ def _once(state: TopState, feed: Subscriber, json_output: bool) -> int:
             break
     now_ns = clock.now_ns()
     if json_output:
-        _say(json.dumps(as_json(state, now_ns)))
+        _say(json.dumps(as_json(state, now_ns, look.rates)))
     else:
         console = Console()
-        body, foot = screen(state, now_ns, time.time(), console.width, max(24, console.height))
+        body, foot = screen(state, now_ns, time.time(), console.width, max(24, console.height), look=look)
         console.print(Group(body, "", foot))
     return OK if state.status is not None and state.status.get("state") == "ok" else DEGRADED
 
@@ -112,6 +121,7 @@ def _lines(
     interval_s: float,
     end_ns: int | None,
     json_output: bool,
+    rates: Rates,
 ) -> int:
     told: set[str] = set()
     try:
@@ -122,7 +132,7 @@ def _lines(
             while (now_ns := clock.now_ns()) < until_ns:
                 _take(state, feed, (until_ns - now_ns) / S_NS)
             if json_output:
-                text = json.dumps(as_json(state, now_ns))
+                text = json.dumps(as_json(state, now_ns, rates))
             else:
                 text = line(state, now_ns, time.time(), told)
             _say(text)
@@ -138,23 +148,32 @@ def _lines(
         return OK
 
 
-def _live(state: TopState, feed: Subscriber, interval_s: float, end_ns: int | None) -> int:
+def _live(state: TopState, feed: Subscriber, interval_s: float, end_ns: int | None, look: Look) -> int:
     console = Console()
     layout = Layout()
     body, foot = Layout(name="body", ratio=1), Layout(name="foot", size=1)
     layout.split_column(body, foot)
+    frozen: tuple[TopState, int, float] | None = None  # the picture that stands still
     view = Live(layout, console=console, screen=True, auto_refresh=False)
     with suppress(KeyboardInterrupt), _end_as_interrupt(), _keys() as pressed, view as live:
         while end_ns is None or clock.now_ns() < end_ns:
             _take(state, feed, 0)
             # The size is asked anew each time: a resize shows at the next frame.
             width, height = console.size
-            upper, lower = screen(state, clock.now_ns(), time.time(), width, height, "   q quits")
+            shown, at_ns, wall_s = frozen or (state, clock.now_ns(), time.time())
+            hint = f"  s sort: {look.order}  f freeze  q quits" if width >= HINT_WIDTH else "  s f q"
+            upper, lower = screen(shown, at_ns, wall_s, width, height, hint, look, frozen is not None)
             body.update(upper)
             foot.update(lower)
             live.refresh()
-            if pressed(interval_s) in {"q", "Q"}:
+            key = (pressed(interval_s) or "").lower()
+            if key == "q":
                 break
+            if key == "s":
+                look = look.next_order()
+            if key in {"f", " "}:
+                # What is heard meanwhile goes on being taken, so that nothing is lost by looking.
+                frozen = None if frozen else (copy.deepcopy(state), clock.now_ns(), time.time())
     return OK
 
 

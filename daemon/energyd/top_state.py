@@ -7,7 +7,7 @@ messages, so whatever it cannot know is None, or marked as incomplete; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -39,8 +39,15 @@ class Device:
     power_mw: int | None = None
     last_t_ns: int | None = None
     cum_uj: int | None = None
+    first_uj: int | None = None  # `cum_uj` when we began to watch
     heard_local_ns: int = 0
     history: PowerHistory = field(default_factory=PowerHistory)
+
+    def spend(self, cum_uj: int | None) -> None:
+        """The running integral has come to `cum_uj`; below where it was, it is another store's."""
+        self.cum_uj = cum_uj
+        if cum_uj is not None and (self.first_uj is None or cum_uj < self.first_uj):
+            self.first_uj = cum_uj
 
     def silent_s(self, local_ns: int) -> float | None:
         """Seconds of silence once that is longer than a healthy device's; None while it speaks."""
@@ -94,7 +101,7 @@ class TopState:
             device.heard_local_ns = local_ns
             device.last_t_ns = message.t_ns[-1]
             device.power_mw = message.power_mw[-1]
-            device.cum_uj = message.cum_uj
+            device.spend(message.cum_uj)
 
     def _take_stage(self, word: StageState, local_ns: int) -> None:
         stage = self.stages.get(word.stage_id)
@@ -141,7 +148,8 @@ class TopState:
             t_ns = row.get("last_t_ns")
             if t_ns is not None and (device.last_t_ns is None or t_ns > device.last_t_ns):
                 device.last_t_ns, device.heard_local_ns = t_ns, local_ns
-                device.power_mw, device.cum_uj = row.get("power_mw"), row.get("cum_uj")
+                device.power_mw = row.get("power_mw")
+                device.spend(row.get("cum_uj"))
         for number in set(self.devices) - {row["device"] for row in rows}:
             del self.devices[number]
 
@@ -199,8 +207,29 @@ class TopState:
             total_mw += device.power_mw
         return total_mw / 1000
 
-    def open_tree(self) -> Iterator[tuple[Stage, tuple[bool, ...]]]:
-        """Open stages depth first, with, for each level, whether it is the last of its siblings."""
+    def watched_j(self) -> float | None:
+        """Energy of GPU and CPU since we began to watch, J; None if one of them is unknown."""
+        ours = [d for d in self.devices.values() if d.domain in IN_TOTAL]
+        if not ours or self.unreadable():
+            return None
+        total_uj = 0
+        for device in ours:
+            if device.cum_uj is None or device.first_uj is None:
+                return None
+            total_uj += device.cum_uj - device.first_uj
+        return total_uj / 1e6
+
+    def watched_s(self, local_ns: int) -> float:
+        """Seconds since the first word."""
+        return 0.0 if self.first_local_ns is None else (local_ns - self.first_local_ns) / S_NS
+
+    def open_tree(
+        self, rank: Callable[[Stage], Any] | None = None
+    ) -> Iterator[tuple[Stage, tuple[bool, ...]]]:
+        """Open stages depth first, with, for each level, whether it is the last of its siblings.
+
+        Siblings by `rank`, the lowest first; by default by their begin.
+        """
         opened = sorted(
             (s for s in self.stages.values() if s.word.state == "open"),
             key=lambda s: (s.word.run_id, s.word.t0_ns),
@@ -215,7 +244,7 @@ class TopState:
             children.setdefault(parent, []).append(stage)
 
         def walk(stages: list[Stage], above: tuple[bool, ...]) -> Iterator[tuple[Stage, tuple[bool, ...]]]:
-            for i, stage in enumerate(stages):
+            for i, stage in enumerate(sorted(stages, key=rank) if rank else stages):
                 place = (*above, i == len(stages) - 1)
                 yield stage, place
                 yield from walk(children.get(stage.word.stage_id, []), place)
@@ -223,10 +252,10 @@ class TopState:
         for run_id in sorted(runs, key=lambda r: runs[r]):
             yield from walk([s for s in children.get(None, []) if s.word.run_id == run_id], ())
 
-    def finished(self) -> list[Stage]:
-        """Stages that ended, newest first."""
+    def finished(self, rank: Callable[[Stage], Any] | None = None) -> list[Stage]:
+        """Stages that ended, by `rank`, the lowest first; by default the newest first."""
         ended = [s for s in self.stages.values() if s.word.state != "open"]
-        return sorted(ended, key=lambda s: s.word.t1_ns or 0, reverse=True)
+        return sorted(ended, key=rank or (lambda s: -(s.word.t1_ns or 0)))
 
     def path(self, stage: Stage) -> str:
         """Names from the top of the run down to this stage, as far as known: `train/epoch 3`."""

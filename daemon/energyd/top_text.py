@@ -9,6 +9,7 @@ import time
 from typing import Any, Final
 
 from energyd.top_cost import Cost, cost_of
+from energyd.top_look import UNPRICED, Rates
 from energyd.top_state import IN_TOTAL, Device, Stage, TopState
 
 DASH: Final = "–"
@@ -36,6 +37,15 @@ def watts(power_w: float | None) -> str:
 def joules(energy_j: float | None) -> str:
     """`812 J`, `12.9 kJ`."""
     return DASH if energy_j is None else scaled(energy_j, "J")
+
+
+def amount(value: float | None) -> str:
+    """Three digits without a prefix, as money is told: `0.0123`, `4.56`, `1,234`."""
+    if value is None:
+        return DASH
+    if value == 0 or abs(value) >= 999.5:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if abs(value) < 0.000_1 else f"{value:#.3g}".rstrip(".")
 
 
 def per_token(cost: Cost) -> str:
@@ -126,7 +136,7 @@ def _stage_words(state: TopState, stage: Stage, local_ns: int, prefix: str) -> s
     return " ".join(words)
 
 
-def as_json(state: TopState, local_ns: int) -> dict[str, Any]:
+def as_json(state: TopState, local_ns: int, rates: Rates = UNPRICED) -> dict[str, Any]:
     """Everything shown, as numbers; None where unknown, with `reason` beside a device's power."""
     status = state.status or {}
     devices = []
@@ -153,14 +163,18 @@ def as_json(state: TopState, local_ns: int) -> dict[str, Any]:
         "daemon_silent_s": state.silent_s(local_ns),
         "lost_messages": state.lost,
         "power_w": state.power_w(local_ns),
+        "watched_s": state.watched_s(local_ns),
+        "watched_j": state.watched_j(),
+        "watched_co2e_g": rates.co2e_g(state.watched_j()),
+        "watched_cost": rates.cost(state.watched_j()),
         "devices": devices,
         "domains": state.domains(),
-        "open_stages": [_stage_json(state, stage, local_ns) for stage, _ in state.open_tree()],
-        "finished_stages": [_stage_json(state, stage, local_ns) for stage in state.finished()],
+        "open_stages": [_stage_json(state, stage, local_ns, rates) for stage, _ in state.open_tree()],
+        "finished_stages": [_stage_json(state, stage, local_ns, rates) for stage in state.finished()],
     }
 
 
-def _stage_json(state: TopState, stage: Stage, local_ns: int) -> dict[str, Any]:
+def _stage_json(state: TopState, stage: Stage, local_ns: int, rates: Rates) -> dict[str, Any]:
     cost, word = cost_of(state, stage, local_ns), stage.word
     return {
         "run": word.run,
@@ -174,6 +188,8 @@ def _stage_json(state: TopState, stage: Stage, local_ns: int) -> dict[str, Any]:
         "seconds": cost.seconds,
         "energy_j": cost.joules,
         "total_j": cost.total_j,
+        "co2e_g": rates.co2e_g(cost.total_j),
+        "cost": rates.cost(cost.total_j),
         "mean_w": cost.mean_w(),
         "counts": cost.counts,
         "counts_complete": cost.complete,

@@ -11,16 +11,18 @@ import time
 from typing import Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from energyd.top_cost import Cost, cost_of
+from energyd.top_look import J_PER_KWH, PLAIN, Look, rank
 from energyd.top_state import Device, Stage, TopState
-from energyd.top_text import DASH, count, counts, duration, joules, mark, per_token, power_now, watts
+from energyd.top_table import Column, Grid
+from energyd.top_text import DASH, amount, count, counts, duration, joules, mark, per_token, power_now, watts
 
 BARS: Final = " ▁▂▃▄▅▆▇█"
 COLOURS: Final = {"gpu": "green", "cpu": "cyan", "dram": "magenta"}
 WIDE: Final = 110
+WIDEST: Final = 150
 LEGEND: Final = {"est": "estimated by a model", "replay": "a recorded trace", "sim": "simulated"}
 
 
@@ -42,24 +44,25 @@ def curve(values_mw: list[float | None], height: int, top_mw: float) -> list[str
 
 
 def screen(
-    state: TopState, local_ns: int, wall_s: float, width: int, height: int, hint: str = ""
-) -> tuple[RenderableType, Text]:
+    state: TopState, local_ns: int, wall_s: float, width: int, height: int, hint: str = "",
+    look: Look = PLAIN, frozen: bool = False,
+) -> tuple[RenderableType, Text]:  # fmt: skip
     """The view's body, at most `height` - 1 rows of `width` cells, and the line for the last row."""
     notes = _notes(state)
     rows = _chart_rows(state, height)
     used = 5 + max(1, sum(rows.values())) + len(notes)  # header, two blanks, head of devices, foot
     body = Group(
-        _header(state, local_ns, wall_s, width, hint),
-        Text(),
+        _header(state, local_ns, wall_s, width, hint, frozen),
+        _watched(state, local_ns, look),
         _devices(state, local_ns, width, rows),
         *notes,
         Text(),
-        _stages(state, local_ns, width, max(3, height - used)),
+        _stages(state, local_ns, width, max(3, height - used), look),
     )
     return body, _footer(state)
 
 
-def _header(state: TopState, local_ns: int, wall_s: float, width: int, hint: str) -> Table:
+def _header(state: TopState, local_ns: int, wall_s: float, width: int, hint: str, frozen: bool) -> Text:
     status = state.status or {}
     left = Text.assemble(("energyd", "bold"), f" {status.get('version', '')}  ")
     silent_s = state.silent_s(local_ns)
@@ -76,13 +79,28 @@ def _header(state: TopState, local_ns: int, wall_s: float, width: int, hint: str
         left.append("   now ")
         left.append(watts(power_w), "bold")
     store = f"{status.get('store', '')}   " if width >= WIDE else ""
-    right = Text(f"{store}{time.strftime('%H:%M:%S', time.localtime(wall_s))}{hint}", "dim")
-    table = _grid(width)
-    table.show_header = False
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column(justify="right", no_wrap=True)
-    table.add_row(left, right)
-    return table
+    right = Text(f"{store}{time.strftime('%H:%M:%S', time.localtime(wall_s))}", "dim")
+    if frozen:
+        right.append(" FROZEN", "bold yellow not dim")
+    right.append(hint)
+    grid = Grid([Column("", max(1, width - right.cell_len - 2), right=False), Column("", right.cell_len)], 2)
+    grid.add(left, right)
+    return grid.rows[0]
+
+
+def _watched(state: TopState, local_ns: int, look: Look) -> Text:
+    """What GPU and CPU have taken since the view began, in every coin that is told."""
+    text = Text(style="dim", no_wrap=True, overflow="ellipsis")
+    energy_j = state.watched_j()
+    if energy_j is None:
+        return text
+    text.append(f"watched {duration(state.watched_s(local_ns))}: {joules(energy_j)}")
+    text.append(f" = {amount(energy_j / J_PER_KWH)} kWh")
+    if look.rates.carbon_g is not None:
+        text.append(f" · {amount(look.rates.co2e_g(energy_j))} gCO2e")
+    if look.rates.price is not None:
+        text.append(f" · {amount(look.rates.cost(energy_j))} {look.rates.currency}".rstrip())
+    return text
 
 
 def _chart_rows(state: TopState, height: int) -> dict[int, int]:
@@ -99,15 +117,15 @@ def _chart_rows(state: TopState, height: int) -> dict[int, int]:
 def _devices(state: TopState, local_ns: int, width: int, rows: dict[int, int]) -> RenderableType:
     if not state.devices:
         return Text("no device heard of yet" if state.status is None else "no device", "dim")
-    table = _grid(width)
-    wide = width >= WIDE
-    name_width, limit_width = (24, 14) if wide else (14, 10)
-    table.add_column("DEVICE", width=6 + name_width, no_wrap=True, overflow="ellipsis")
-    table.add_column("POWER", justify="right", width=8, no_wrap=True)
-    table.add_column("LAST 60 s", ratio=1, no_wrap=True, overflow="crop")
-    table.add_column("LIMIT", justify="right", width=limit_width, no_wrap=True)
-    table.add_column("SOURCE", width=16, no_wrap=True, overflow="ellipsis")
-    columns = max(10, width - (6 + name_width) - 8 - limit_width - 16 - 4 * (2 if wide else 1))
+    name_width, limit_width = (24, 14) if width >= WIDE else (14, 10)
+    columns = max(10, width - (6 + name_width) - 8 - limit_width - 16 - 4 * _gap(width))
+    grid = Grid(
+        [Column("DEVICE", 6 + name_width, right=False), Column("POWER", 8),
+         Column("LAST 60 s", columns, right=False), Column("LIMIT", limit_width),
+         Column("SOURCE", 16, right=False)],
+        _gap(width),
+    )  # fmt: skip
+    grid.heads()
     now_ns = state.now_ns(local_ns)
     curves: dict[int, list[float | None]] = {}
     top_mw: dict[str, float] = {}  # one scale per domain, so that its devices can be compared
@@ -119,8 +137,8 @@ def _devices(state: TopState, local_ns: int, width: int, rows: dict[int, int]) -
         top_mw[device.domain] = max(peak_mw, top_mw.get(device.domain, 0.0))
     for device in state.devices.values():
         chart = curve(curves[device.device], rows[device.device], top_mw[device.domain])
-        table.add_row(*_device_cells(device, local_ns, chart, width))
-    return table
+        grid.add(*_device_cells(device, local_ns, chart, width))
+    return Group(*grid.rows)
 
 
 def _device_cells(device: Device, local_ns: int, chart: list[str], width: int) -> list[Text]:
@@ -161,30 +179,18 @@ def _notes(state: TopState) -> list[Text]:
     return notes
 
 
-def _stages(state: TopState, local_ns: int, width: int, height: int) -> Table:
+def _stages(state: TopState, local_ns: int, width: int, height: int, look: Look) -> RenderableType:
     wide = width >= WIDE
+    coins = _coins(look) if width >= WIDEST else []
     domains = [d for d in ("gpu", "cpu", "dram") if any(x.domain == d for x in state.devices.values())]
     if not wide and "dram" in domains:
         domains.remove("dram")
-    table = _grid(width)
-    table.add_column("STAGE", ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column("TIME", justify="right", width=7, no_wrap=True)
-    for domain in domains:
-        marks = {mark(d) for d in state.devices.values() if d.domain == domain} - {""}
-        head = f"{domain.upper()}{' ' + min(marks) if marks else ''}"
-        table.add_column(head, justify="right", width=10 if marks else 8, no_wrap=True, style=COLOURS[domain])
-    table.add_column("TOTAL", justify="right", width=8, no_wrap=True, style="bold")
-    if wide:
-        table.add_column("MEAN", justify="right", width=8, no_wrap=True)
-        table.add_column("PER SECOND", justify="right", width=10, no_wrap=True)
-    table.add_column("TOKENS", justify="right", width=7, no_wrap=True)
-    table.add_column("J/TOKEN", justify="right", width=22 if wide else 15, no_wrap=True, overflow="ellipsis")
-    blank = len(table.columns) - 1
-    opened, finished = list(state.open_tree()), state.finished()
-    if wide:  # keep numbers near their names
-        names = [len(s.word.stage) + 3 * len(place) for s, place in opened]
-        names += [len(state.path(s)) + 2 for s in finished]
-        table.columns[0].width, table.expand, table.width = min(60, max([32, *names])), False, None
+    by = rank(look, state, local_ns)
+    opened, finished = list(state.open_tree(by)), state.finished(by)
+    names = [len(s.word.stage) + 3 * len(place) for s, place in opened]
+    names += [len(state.path(s)) + 2 for s in finished]
+    grid = Grid(_stage_columns(state, width, domains, coins, max([0, *names])), _gap(width))
+    grid.heads()
     # The finished keep a third of the room if they need it; open stages have the first claim on the rest.
     room = height - 1 - (2 if finished else 0)
     wanted = len(opened) + len({s.word.run_id for s, _ in opened})
@@ -192,28 +198,50 @@ def _stages(state: TopState, local_ns: int, width: int, height: int) -> Table:
     left = room - for_finished
     run_id = None
     if not opened:
-        table.add_row(Text("no open stage", "dim"), *[""] * blank)
+        grid.add(Text("no open stage", "dim"))
     for i, (stage, place) in enumerate(opened):
         new_run = stage.word.run_id != run_id
         if left < (2 if new_run else 1) or (left == 1 and i < len(opened) - 1):
-            table.add_row(Text(f"… {len(opened) - i} more open", "dim"), *[""] * blank)
+            grid.add(Text(f"… {len(opened) - i} more open", "dim"))
             break
         if new_run:
             run_id = stage.word.run_id
-            table.add_row(Text.assemble((stage.word.run, "bold"), (f"  {run_id}", "dim")), *[""] * blank)
+            grid.add(Text.assemble((stage.word.run, "bold"), (f"  {run_id}", "dim")))
             left -= 1
         name = Text.assemble((_branches(place), "dim"), stage.word.stage)
-        table.add_row(name, *_stage_cells(state, stage, local_ns, domains, wide))
+        grid.add(name, *_stage_cells(state, stage, local_ns, domains, wide, coins, look))
         left -= 1
     if finished and for_finished > 0:
-        table.add_row(*[""] * (blank + 1))
-        table.add_row(Text("FINISHED", "bold dim"), *[""] * blank)
+        grid.add(Text())
+        grid.add(Text("FINISHED", "bold dim"))
         for stage in finished[:for_finished]:
             bad = stage.word.status not in {"ok", None}
-            name = Text("✗ " if bad else "✓ ", "red" if bad else "green")
-            name.append(state.path(stage) + (f" ({stage.word.status})" if bad else ""), "default")
-            table.add_row(name, *_stage_cells(state, stage, local_ns, domains, wide))
-    return table
+            name = Text.assemble(("✗ " if bad else "✓ ", "red" if bad else "green"))
+            name.append(state.path(stage) + (f" ({stage.word.status})" if bad else ""))
+            grid.add(name, *_stage_cells(state, stage, local_ns, domains, wide, coins, look))
+    return Group(*grid.rows)
+
+
+def _stage_columns(
+    state: TopState, width: int, domains: list[str], coins: list[str], longest: int
+) -> list[Column]:
+    """The columns of the stages; on a wide terminal numbers are kept near their names."""
+    wide = width >= WIDE
+    columns = [Column("TIME", 7)]
+    for domain in domains:
+        marks = {mark(d) for d in state.devices.values() if d.domain == domain} - {""}
+        head = f"{domain.upper()}{' ' + min(marks) if marks else ''}"
+        columns.append(Column(head, 10 if marks else 8, style=COLOURS[domain]))
+    columns.append(Column("TOTAL", 8, style="bold"))
+    if wide:
+        columns += [Column("MEAN", 8), Column("PER SECOND", 10)]
+    columns += [Column(coin, 8) for coin in coins]
+    columns += [Column("TOKENS", 7), Column("J/TOKEN", 22 if wide else 15)]
+    left = width - sum(column.width + _gap(width) for column in columns)
+    return [
+        Column("STAGE", max(10, min(left, 60, max(32, longest)) if wide else left), right=False),
+        *columns,
+    ]
 
 
 def _branches(place: tuple[bool, ...]) -> str:
@@ -223,7 +251,19 @@ def _branches(place: tuple[bool, ...]) -> str:
     return stems + ("└─ " if place[-1] else "├─ ")
 
 
-def _stage_cells(state: TopState, stage: Stage, local_ns: int, domains: list[str], wide: bool) -> list[Text]:
+def _coins(look: Look) -> list[str]:
+    """Heads of the columns that tell a stage's joules once more."""
+    coins = ["KWH"]
+    if look.rates.carbon_g is not None:
+        coins.append("GCO2E")
+    if look.rates.price is not None:
+        coins.append(look.rates.currency or "COST")
+    return coins
+
+
+def _stage_cells(
+    state: TopState, stage: Stage, local_ns: int, domains: list[str], wide: bool, coins: list[str], look: Look
+) -> list[Text]:
     cost: Cost = cost_of(state, stage, local_ns)
     cells = [Text(duration(cost.seconds))]
     cells += [Text(joules(cost.joules.get(d))) for d in domains]
@@ -234,6 +274,9 @@ def _stage_cells(state: TopState, stage: Stage, local_ns: int, domains: list[str
         cells.append(Text(watts(cost.mean_w())))
         rate = cost.counts[unit] / cost.seconds if unit and cost.seconds > 0 and cost.complete else None
         cells.append(Text(DASH if rate is None else count(round(rate))))
+    kwh = None if cost.total_j is None else cost.total_j / J_PER_KWH
+    told = {"KWH": kwh, "GCO2E": look.rates.co2e_g(cost.total_j)}
+    cells += [Text(amount(told.get(coin, look.rates.cost(cost.total_j)))) for coin in coins]
     cells += [Text(counts(cost)), Text(per_token(cost))]
     return cells
 
@@ -256,13 +299,14 @@ def _footer(state: TopState) -> Text:
     if status.get("refused"):
         foot.append(" · ")
         foot.append(f"{status['refused']} refused", "yellow not dim")
+    if status.get("turned_away"):
+        foot.append(" · ")
+        foot.append(f"{status['turned_away']} turned away", "yellow not dim")
     if status.get("exhausted"):
         foot.append(" · the trace has ended", "yellow not dim")
     return foot
 
 
-def _grid(width: int) -> Table:
-    return Table(
-        box=None, expand=True, width=width, padding=(0, 2, 0, 0) if width >= WIDE else (0, 1, 0, 0),
-        pad_edge=False, collapse_padding=True, header_style="bold dim",
-    )  # fmt: skip
+def _gap(width: int) -> int:
+    """Blanks between columns."""
+    return 2 if width >= WIDE else 1

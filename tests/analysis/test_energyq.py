@@ -330,6 +330,16 @@ def test_verify_exits_4_where_raw_samples_are_gone(store: Store, root: Path, ene
     assert {r["verdict"] for r in rows(done.stdout)} == {"raw gone"}
 
 
+@pytest.mark.parametrize("command", ["stages", "net", "explain", "verify", "compare r"])
+def test_what_is_not_in_the_store_exits_1_in_every_command(
+    command: str, root: Path, energyq: Energyq
+) -> None:
+    name, *before = command.split()
+    done = energyq(name, *before, "nosuch", "--store", root)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cure:" in done.stderr
+
+
 def test_malformed_sql_exits_2_with_duckdbs_line_and_no_traceback(root: Path, energyq: Energyq) -> None:
     done = energyq("--store", root, "SELECT * FORM samples")
     assert (done.returncode, done.stdout) == (2, "")

@@ -24,6 +24,7 @@ BENCH = Path(__file__).parent
         ("daemon_cost", "of it outside NVML calls"),
         ("client_cost", "begin + end, every 50 ms, p99, over two bare writes"),
         ("hours", "memory that an hour adds"),
+        ("everyday", "energyd top, 4 Hz, 160 x 50, eight GPUs"),
         ("query", "opening the store, without a daemon"),
         ("query_billion", "power of one device over a minute"),
         ("query_year", "power of one device over a minute"),

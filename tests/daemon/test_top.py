@@ -142,6 +142,18 @@ def test_joules_rise_while_one_watches(terminal: Callable[..., Terminal]) -> Non
     wait_until(lambda: total_kj() > first)
 
 
+def test_f_freezes_the_picture_and_s_sorts_it(terminal: Callable[..., Terminal]) -> None:
+    window = terminal(100, 24)
+    window.wait_for("epoch 2")
+    window.tmux("send-keys", "f")
+    still = window.wait_for("FROZEN")
+    window.tmux("send-keys", "s")
+    # Drawn anew after the key, at the same instant as before it: to the second and to the joule.
+    assert window.wait_for("s sort: energy").splitlines()[1:] == still.splitlines()[1:]
+    window.tmux("send-keys", "f")
+    wait_until(lambda: "FROZEN" not in window.shows())
+
+
 def test_a_resized_terminal_is_filled_anew(terminal: Callable[..., Terminal]) -> None:
     window = terminal(80, 24)
     assert "PER SECOND" not in window.wait_for("epoch 2")
@@ -227,6 +239,8 @@ def test_once_with_json_is_one_object_with_numbers(folder: Path, publisher: obje
     assert [s["path"] for s in shown["open_stages"]] == ["train", "train/epoch 2"]
     assert shown["open_stages"][0]["total_j"] > 11_800
     assert shown["domains"][2]["reason"] == "RAPL needs root"
+    assert shown["watched_j"] >= 0
+    assert shown["watched_co2e_g"] is None
 
 
 def test_json_without_once_is_an_object_per_interval(folder: Path, publisher: object) -> None:

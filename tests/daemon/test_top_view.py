@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
+from energyd.top_look import PLAIN, Look, rates
 from energyd.top_state import TopState
 from energyd.top_view import curve, screen
 from energyd_client.protocol import DeviceList
@@ -12,9 +13,11 @@ from energyd_client.protocol import DeviceList
 from .test_top_state import T0, S, device, health, samples, stage
 
 
-def drawn(state: TopState, width: int, height: int, local_ns: int = 2 * S) -> list[str]:
+def drawn(
+    state: TopState, width: int, height: int, local_ns: int = 2 * S, look: Look = PLAIN, frozen: bool = False
+) -> list[str]:  # fmt: skip
     console = Console(width=width, height=height, color_system=None, force_terminal=False)
-    body, foot = screen(state, local_ns, 0, width, height)
+    body, foot = screen(state, local_ns, 0, width, height, look=look, frozen=frozen)
     with console.capture() as captured:
         console.print(body)
         console.print(foot)
@@ -107,3 +110,48 @@ def test_curves_are_built_of_eighths_from_0_to_the_top() -> None:
     assert curve([0, 50, 100, None], 1, 100) == ["▁▄█·"]
     assert curve([25, 75, 100], 2, 100) == [" ▄█", "▄██"]
     assert curve([0.0], 1, 0.0) == ["▁"]
+
+
+def two_stages() -> TopState:
+    state = TopState()
+    state.take(health(S, devices=[device(0)]), S)
+    state.take(samples(0, T0 + S, 1_000_000_000), S)
+    state.take(stage("cheap", t0_ns=T0, begin_uj={0: 900_000_000}), S)
+    state.take(stage("dear", t0_ns=T0 + 1, begin_uj={0: 0}), S)
+    state.take(samples(0, T0 + 2 * S, 8_200_000_000), 2 * S)
+    return state
+
+
+def test_stages_stand_in_the_order_asked_for() -> None:
+    state = two_stages()
+
+    def order(look: Look) -> list[str]:
+        return [name for row in drawn(state, 80, 24, look=look) for name in ("cheap", "dear") if name in row]
+
+    assert order(Look()) == ["cheap", "dear"]
+    assert order(Look("energy")) == ["dear", "cheap"]
+    assert order(Look("J/token")) == ["cheap", "dear"]  # unknown for both: as they began
+    assert Look().next_order().order == "energy"
+
+
+def test_what_was_watched_is_told_in_kwh_and_in_the_coins_that_are_set() -> None:
+    state = two_stages()
+    # 7.2 kJ since the first word: 0.002 kWh.
+    assert any(r.startswith("watched 1.0 s: 7.20 kJ = 0.00200 kWh") for r in drawn(state, 80, 24))
+    assert not any("gCO2e" in r or "GCO2E" in r for r in drawn(state, 160, 50))
+    told = "\n".join(drawn(state, 160, 50, look=Look(rates=rates(400, "0.30EUR/kWh"))))
+    assert "0.800 gCO2e · 0.000600 EUR" in told
+    dear = next(row for row in told.splitlines() if "dear" in row)
+    assert "0.00228" in dear  # 8.2 kJ in kWh,
+    assert "0.911" in dear  # in grams,
+    assert "0.000683" in dear  # and in euros
+
+
+def test_a_frozen_picture_says_so_at_any_width() -> None:
+    for width in (60, 80, 160):
+        assert "FROZEN" in drawn(two_stages(), width, 24, frozen=True)[0]
+
+
+def test_a_price_that_is_none_is_refused_with_the_cure() -> None:
+    with pytest.raises(ValueError, match=r"cure: --price 0\.30/kWh"):
+        rates(None, "cheap")

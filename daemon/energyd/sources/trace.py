@@ -1,6 +1,6 @@
 """What does a folder with a recorded trace hold? Files in, arrays and markers out.
 
-`ring.csv.gz` (t_ns, power_mw) or `polled.csv.gz` (t_ns, instant_mw, average_mw[, energy_mj]), besides
+`ring.csv.gz` (t_ns, power_mw) or `polled.csv.gz` (t_ns, instant_mw or else average_mw[, energy_mj]), besides
 `counter.csv.gz` (t_ns, energy_mj), `windows.json` (name, begin_ns, end_ns) and `markers.json` (marker
 `name:begin` or `name:end`, t_ns[, tokens]), each if there is one. t_ns count from the recording's start.
 """
@@ -40,7 +40,7 @@ class Trace:
 
     name: str
     file: str  # where the power comes from
-    sensor: Literal["ring", "instant"]
+    sensor: Literal["ring", "instant", "average"]
     update_ns: int  # between two new values of the sensor; a file may hold the same one several times
     t_ns: NDArray[np.int64]
     power_mw: NDArray[np.int32]
@@ -56,10 +56,13 @@ def load(folder: Path) -> Trace:
     if not folder.is_dir():
         raise SourceError(f"--source replay:{folder}: no such folder.\n{_CURE}")
     ring, polled, counter = (folder / f"{name}.csv.gz" for name in ("ring", "polled", "counter"))
+    sensor: Literal["ring", "instant", "average"] = "ring"
     if ring.exists():
         file, power, floor_ns = ring, _columns(ring, "t_ns", "power_mw"), 100_000_000
     elif polled.exists():
-        file, power, floor_ns = polled, _columns(polled, "t_ns", "instant_mw"), 500_000_000
+        only_average = not _has_column(polled, "instant_mw") and _has_column(polled, "average_mw")
+        sensor = "average" if only_average else "instant"
+        file, power, floor_ns = polled, _columns(polled, "t_ns", f"{sensor}_mw"), 500_000_000
     else:
         raise SourceError(
             f"--source replay:{folder}: it holds neither ring.csv.gz nor polled.csv.gz.\n{_CURE}"
@@ -74,7 +77,7 @@ def load(folder: Path) -> Trace:
     return Trace(
         name=folder.resolve().name,
         file=file.name,
-        sensor="ring" if file == ring else "instant",
+        sensor=sensor,
         update_ns=max(period_ns, int(np.median(np.diff(new_ns)))) if len(new_ns) > 1 else period_ns,
         t_ns=t_ns,
         power_mw=power_mw.astype(np.int32),
@@ -118,8 +121,11 @@ def _counter(counter: Path, polled: Path) -> dict[str, NDArray[np.int64]]:
 
 
 def _has_column(path: Path, name: str) -> bool:
-    with gzip.open(path, "rt") as lines:
-        return name in lines.readline().strip().split(",")
+    try:
+        with gzip.open(path, "rt") as lines:
+            return name in lines.readline().strip().split(",")
+    except (OSError, EOFError, ValueError):
+        return False  # whoever reads the table says why
 
 
 def _json(path: Path) -> Sequence[Any]:
