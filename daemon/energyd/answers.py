@@ -48,6 +48,8 @@ class Answers:
                 ],
                 "samples": r.ledger.samples,
                 "gaps": r.ledger.gaps,
+                "gaps_by_reason": dict(r.ledger.gaps_by_reason),
+                "store_errors": r.store_errors,
                 "markers": r.markers,
                 "open_stages": sum(s.state == "open" for s in r.tracker.stages.values()),
                 "pending_stages": sum(s.state == "ended" for s in r.tracker.stages.values()),

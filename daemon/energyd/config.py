@@ -13,6 +13,8 @@ from energyd_client import endpoints
 ENV_KEEP_RAW: Final = "ENERGYD_KEEP_RAW"
 ENV_KEEP: Final = "ENERGYD_KEEP"
 ENV_MAX_SIZE: Final = "ENERGYD_MAX_SIZE"
+ENV_METRICS: Final = "ENERGYD_METRICS"
+ENV_OTLP: Final = "ENERGYD_OTLP"
 _TIMES: Final = {"h": 3_600, "d": 86_400}
 _SIZES: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -44,6 +46,10 @@ class Config:
     speed: float = 1.0
     interval_s: float = 0.5
     keep: Keep = Keep()
+    metrics: tuple[str, int] | None = None
+    """Host and port of the page that Prometheus reads; None: not served."""
+    otlp: str | None = None
+    """URL of an OpenTelemetry collector; None: nothing is pushed."""
 
     @property
     def publish(self) -> str:
@@ -54,12 +60,13 @@ class Config:
 def resolve(
     *, store: Path | None, endpoint: str | None = None, source: str = "auto", speed: float = 1.0,
     interval_s: float = 0.5, keep_raw: str | None = None, keep: str | None = None,
-    max_size: str | None = None,
+    max_size: str | None = None, metrics: str | None = None, otlp: str | None = None,
 ) -> Config:  # fmt: skip
     """The settings of a daemon. With its own `--store` a daemon is private: socket and spool lie in it.
 
     `keep_raw`, `keep` ("7d", "36h") and `max_size` ("50GB") may be "never", that is without limit; None: as
-    the environment says, or the defaults of Keep.
+    the environment says, or the defaults of Keep. `metrics` ("127.0.0.1:9477") and `otlp`
+    ("http://127.0.0.1:4318"): None is as the environment says, or neither.
 
     Raises ConfigError.
     """
@@ -78,6 +85,8 @@ def resolve(
             all_s=_amount("--keep", keep, ENV_KEEP, _TIMES, Keep.all_s),
             max_bytes=_amount("--max-size", max_size, ENV_MAX_SIZE, _SIZES, Keep.max_bytes),
         ),
+        metrics=_address(metrics or os.environ.get(ENV_METRICS)),
+        otlp=_url(otlp or os.environ.get(ENV_OTLP)),
     )  # fmt: skip
     _check(config)
     return config
@@ -99,6 +108,26 @@ def _amount(
             f"cannot read {flag} {text} ({variable} says it too)\n  cure: such as {example}, or never"
         )
     return float(found[1]) * units[found[2]]
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    """Host and port of HOST:PORT or [IPV6]:PORT."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):(\d{1,5})", text)
+    if found is None or int(found[3]) > 65_535:
+        raise ConfigError(
+            f"cannot read --metrics {text} ({ENV_METRICS} says it too)\n  cure: such as 127.0.0.1:9477"
+        )
+    return found[1] or found[2], int(found[3])
+
+
+def _url(text: str | None) -> str | None:
+    if text and not re.match(r"https?://[^/]", text):
+        raise ConfigError(
+            f"cannot read --otlp {text} ({ENV_OTLP} says it too)\n  cure: such as http://127.0.0.1:4318"
+        )
+    return text or None
 
 
 def _check(config: Config) -> None:

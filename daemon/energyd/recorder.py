@@ -103,6 +103,7 @@ class Recorder:
         self.exhausted = False
         self.markers = 0
         self.refused = 0
+        self.store_errors = 0  # commits that were refused
         self.commit_ms: float | None = None
         self.after_commit: Callable[[bool], object] = lambda _: None
         self._store = store
@@ -305,6 +306,7 @@ class Recorder:
             if "commit" not in self._troubles:
                 log.error("store: %s; sampling goes on, what is not stored waits in memory", error)
             self._troubles["commit"] = f"store: {error}"
+            self.store_errors += 1
             self.after_commit(False)
             return False
         if self._troubles.pop("commit", None):
