@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
+import subprocess
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -300,3 +303,80 @@ def test_a_collector_that_is_away_costs_one_line_in_the_log(caplog: pytest.LogCa
     for _ in range(3):
         pusher.push()
     assert caplog.text.count("does not take the figures") == 1
+
+
+@pytest.fixture
+def scraped(tmp_path: Path) -> Iterator[tuple[Daemon, int, str]]:
+    """A daemon, its page's port and the URL of a Prometheus that reads it once a second."""
+    port, web = free_port(), free_port()
+    daemon = Daemon(tmp_path, {}).start("--metrics", f"127.0.0.1:{port}", source="simulated")
+    config = tmp_path / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 1s}\n"
+        f"scrape_configs: [{{job_name: energyd, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]\n"
+    )
+    with (tmp_path / "prometheus.log").open("wb") as log:
+        server = subprocess.Popen(
+            ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+             f"--web.listen-address=127.0.0.1:{web}"],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        yield daemon, port, f"http://127.0.0.1:{web}"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        daemon.kill()
+
+
+def ask(url: str, query: str) -> list[dict[str, Any]]:
+    """The vector that a query comes to; [] as long as Prometheus does not answer."""
+    try:
+        asked = f"{url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            body = json.load(answer)
+    except ConnectionError:
+        return []
+    except urllib.error.URLError as error:
+        if isinstance(error, urllib.error.HTTPError):
+            raise AssertionError(f"{query}: {error.read().decode()}") from None
+        return []
+    assert body["status"] == "success", query
+    found: list[dict[str, Any]] = body["data"]["result"]
+    return found
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus here (apt install prometheus)")
+def test_a_real_prometheus_lints_stores_and_answers_what_the_dashboard_asks(
+    scraped: tuple[Daemon, int, str],
+) -> None:
+    daemon, port, url = scraped
+    wait_for(lambda: ask(url, "up == 1"), timeout_s=60)
+    wait_for(lambda: ask(url, "energyd_build_info"))
+    daemon.finish(STAGES)
+    text = wait_for(lambda: (t := page(port)) and t.count("energyd_stages_total{") == 2 and t)
+    linted = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    assert (linted.returncode, linted.stdout, linted.stderr) == (0, "", "")
+    wait_for(lambda: ask(url, 'energyd_stage_energy_joules_total{stage="evaluate"}'))
+    # The counter's own two ends are exact in Prometheus; what it extrapolates (increase) is not asked here.
+    for row in wait_for(lambda: ask(url, "energyd_gpu_energy_joules_total")):
+        uuid, t_s, joules = row["metric"]["uuid"], row["value"][0], float(row["value"][1])
+        ours = daemon.query(
+            f"SELECT min(cum_uj) / 1e6 AS low, max(cum_uj) / 1e6 AS high FROM samples JOIN devices"
+            f" USING (device) WHERE uuid = '{uuid}' AND samples.t_ns BETWEEN {int((t_s - 10) * 1e9)}"
+            f" AND {int((t_s + 1) * 1e9)}"
+        )[0]
+        assert ours["low"] <= joules <= ours["high"]
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "energyd.json").read_text())
+    asked = [t["expr"] for panel in dashboard["panels"] for t in panel["targets"]]
+    for variable, value in (("$instance", ".*"), ("$__rate_interval", "20s"), ("$__range", "5m")):
+        asked = [query.replace(variable, value) for query in asked]
+    assert not any("$" in query for query in asked)
+    answered = [query for query in asked if ask(url, query)]  # none is malformed
+    # Machines without dram, gaps or refusals have no such series; power and sources are always there.
+    assert any("energyd_gpu_power_watts" in query for query in answered)
+    assert any("rate(energyd_gpu_energy_joules_total" in query for query in answered)
+    assert any("energyd_source_up" in query for query in answered)
