@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from real_daemon import Daemon, wait_for
 
-ROOT = Path(__file__).parents[2]
 
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    sources = os.pathsep.join(str(ROOT / part) for part in ("client", "daemon", "pipelines", "analysis"))
-    env = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": sources}
-    made = Daemon(tmp_path, env)
-    yield made.start(source="simulated")
-    made.kill()
-
-
-def run_example(daemon: Daemon, name: str) -> list[dict[str, Any]]:
-    """Its stages once all of their energies are known, in order of begin."""
-    command = [sys.executable, str(ROOT / "examples" / name)]
-    done = subprocess.run(
-        command, env=daemon.env, capture_output=True, text=True, timeout=100, check=False, cwd=daemon.store
-    )
-    assert done.returncode == 0, done.stderr
-    assert "energyd:" not in done.stderr  # nothing was ignored or refused
+def stages(daemon: Daemon) -> list[dict[str, Any]]:
+    """All stages once their energies are known, in order of begin; they are one run."""
 
     def stored() -> list[dict[str, Any]] | None:
         rows = daemon.query("FROM stage_totals ORDER BY t0_ns")
@@ -48,9 +27,10 @@ def counted(row: dict[str, Any]) -> dict[str, int]:
 
 
 def test_a_hugging_face_trainer_marks_train_evaluate_and_save_and_tells_its_own_tokens(
-    daemon: Daemon,
+    daemon: Daemon, example: Callable[..., str]
 ) -> None:
-    train, *inner = run_example(daemon, "huggingface_trainer.py")
+    example("huggingface_trainer.py")
+    train, *inner = stages(daemon)
     assert train["run"] == "tiny-gpt2"
     assert train["path"] == "train"
     assert [row["path"] for row in inner] == ["train/evaluate", "train/save"] * 2
@@ -59,15 +39,21 @@ def test_a_hugging_face_trainer_marks_train_evaluate_and_save_and_tells_its_own_
     assert all(row["parent_id"] == train["stage_id"] for row in inner)
 
 
-def test_a_lightning_trainer_marks_its_stages_and_counts_its_batches(daemon: Daemon) -> None:
-    rows = run_example(daemon, "lightning_trainer.py")
+def test_a_lightning_trainer_marks_its_stages_and_counts_its_batches(
+    daemon: Daemon, example: Callable[..., str]
+) -> None:
+    example("lightning_trainer.py")
+    rows = stages(daemon)
     paths = [row["path"] for row in rows]
     assert paths == ["sanity_check", "train", *["train/evaluate", "train/save"] * 2]
     assert counted(rows[1]) == {"positions": 2 * 64 * 16, "steps": 16}
 
 
-def test_ranks_of_torchrun_add_their_tokens_and_the_machine_is_charged_once(daemon: Daemon) -> None:
-    train, *ranks = run_example(daemon, "torchrun_ranks.py")
+def test_ranks_of_torchrun_add_their_tokens_and_the_machine_is_charged_once(
+    daemon: Daemon, example: Callable[..., str]
+) -> None:
+    example("torchrun_ranks.py")
+    train, *ranks = stages(daemon)
     assert {row["path"] for row in ranks} == {"train/rank 0", "train/rank 1"}
     assert [counted(row) for row in ranks] == [{"positions": 20 * 4 * 32}] * 2
     assert counted(train) == {"positions": 2 * 20 * 4 * 32}
