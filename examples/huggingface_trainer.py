@@ -1,7 +1,7 @@
 """What does each stage of a Hugging Face Trainer cost? One line: `callbacks=[EnergyCallback(...)]`.
 
     energyd start --store ./store      # and export what it prints
-    python examples/huggingface_trainer.py
+    python examples/huggingface_trainer.py    # or, on two ranks: torchrun --nproc-per-node=2 …
     energyq --store ./store stages
 
 Needs `pip install transformers accelerate torch`. Trains a tiny model on random tokens, no download.
@@ -39,6 +39,7 @@ def main() -> None:
         arguments = TrainingArguments(
             output_dir=folder, num_train_epochs=2, per_device_train_batch_size=8, eval_strategy="epoch",
             save_strategy="epoch", report_to=[], disable_tqdm=True, include_num_input_tokens_seen="all",
+            use_cpu=not torch.cuda.is_available(),
         )  # fmt: skip
         trainer = Trainer(
             GPT2LMHeadModel(config), arguments, train_dataset=RandomTokens(64), eval_dataset=RandomTokens(16),

@@ -1,7 +1,7 @@
 """What does each stage of a PyTorch Lightning Trainer cost? One line: `callbacks=[EnergyCallback(...)]`.
 
     energyd start --store ./store      # and export what it prints
-    python examples/lightning_trainer.py
+    python examples/lightning_trainer.py        # or, on two ranks: … 2
     energyq --store ./store stages
 
 Needs `pip install lightning`. Trains a tiny model on random numbers, no download.
@@ -9,6 +9,7 @@ Needs `pip install lightning`. Trains a tiny model on random numbers, no downloa
 
 from __future__ import annotations
 
+import sys
 import tempfile
 
 import lightning.pytorch as pl
@@ -38,19 +39,20 @@ class Tiny(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def main() -> None:
-    """Train two epochs, evaluate and save after each."""
+def main(ranks: int = 1) -> None:
+    """Train two epochs on so many ranks, evaluate and save after each."""
     numbers = TensorDataset(torch.randn(64, 16))
     with tempfile.TemporaryDirectory() as folder:
         energy = EnergyCallback(
             "tiny-linear", count=lambda batch: {"positions": batch[0].numel()}, pipeline="pretrain"
         )
         trainer = pl.Trainer(
-            max_epochs=2, callbacks=[energy], default_root_dir=folder, accelerator="cpu", devices=1,
+            max_epochs=2, callbacks=[energy], default_root_dir=folder, accelerator="cpu", devices=ranks,
+            strategy="ddp" if ranks > 1 else "auto",
             logger=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
         )  # fmt: skip
         trainer.fit(Tiny(), DataLoader(numbers, 8), DataLoader(numbers, 8))
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)

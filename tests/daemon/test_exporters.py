@@ -191,6 +191,17 @@ def test_who_stalls_on_the_page_holds_up_neither_daemon_nor_the_next_reader(daem
     daemon.stop()
 
 
+def test_a_gap_is_counted_under_its_reason(daemon: Daemon) -> None:
+    port = free_port()
+    daemon.start(source="simulated")
+    wait_for(lambda: daemon.status()["samples"])
+    daemon.kill()
+    daemon.start("--metrics", f"127.0.0.1:{port}", source="simulated")
+    gaps = wait_for(lambda: (t := page(port)) and values(t).get("energyd_sample_gaps_total"))
+    assert gaps == {(("reason", "daemon_down"),): len(daemon.status()["devices"])}
+    daemon.stop()
+
+
 def test_a_start_whose_metrics_address_is_taken_says_so_and_leaves_78(daemon: Daemon) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -29,10 +29,10 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def example(daemon: Daemon) -> Callable[..., str]:
     """Runs an example beside the daemon, in an empty folder; what it printed."""
 
-    def run(name: str, *arguments: str, **env: str) -> str:
+    def run(name: str, *arguments: str, launcher: Sequence[str] = (sys.executable,), **env: str) -> str:
         folder = daemon.store.parent / "cwd"
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+        command = [*launcher, str(ROOT / "examples" / name), *arguments]
         done = subprocess.run(
             command,
             env=daemon.env | env,

@@ -31,7 +31,7 @@ class EnergyCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         self._run: energy.Run | None = None
         self._train: energy.Stage | None = None
         self._inner: energy.Stage | None = None
-        self._devices: list[int] | None = None
+        self._devices: list[int] | list[str] | None = None
         self._told = {"steps": 0, "tokens": 0}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

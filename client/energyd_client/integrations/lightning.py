@@ -111,7 +111,8 @@ class EnergyCallback(Callback):  # type: ignore[misc]  # lightning is not typed 
 
     def _begin(self, trainer: Any, name: str) -> None:
         if self._run is not None:
-            devices = node.gpus() if trainer.strategy.root_device.type == "cuda" else None
+            on_gpu = trainer.strategy.root_device.type == "cuda"
+            devices = node.gpus(trainer.num_devices) if on_gpu else None
             self._open.append(self._run.stage(name, devices=devices, sync=self._sync).begin())
 
     def _end(self, name: str) -> None:

@@ -10,14 +10,22 @@ import os
 
 
 def is_speaker() -> bool:
-    """Whether this process is the first of its node (LOCAL_RANK as torchrun, srun and accelerate set it)."""
-    return _number("LOCAL_RANK", "SLURM_LOCALID") in (None, 0)
+    """Whether this process is the first of its node (LOCAL_RANK as torchrun sets it, else srun's number)."""
+    return (_number("LOCAL_RANK", "SLURM_LOCALID") or 0) == 0
 
 
-def gpus() -> list[int] | None:
-    """The node's GPUs that its ranks use, as this process counts them; None: only those of this process."""
-    ranks = _number("LOCAL_WORLD_SIZE") or 1
-    return list(range(ranks)) if ranks > 1 else None
+def gpus(ranks: int | None = None) -> list[int] | list[str] | None:
+    """The GPUs of all ranks of the node; None where there is but this process, whose own the daemon knows.
+
+    `ranks`: how many there are, one a GPU; None: as torchrun says, else the GPUs that Slurm gave.
+    """
+    ranks = ranks or _number("LOCAL_WORLD_SIZE")
+    if ranks is not None:
+        return list(range(ranks)) if ranks > 1 else None  # numbered as this process sees them
+    given = os.environ.get("SLURM_STEP_GPUS") or os.environ.get("SLURM_JOB_GPUS") or ""
+    if "SLURM_LOCALID" in os.environ and given:
+        return given.split(",")  # as NVML numbers them: a task may see its own alone
+    return None
 
 
 def _number(*names: str) -> int | None:
