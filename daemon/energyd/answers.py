@@ -48,7 +48,7 @@ class Answers:
                 ],
                 "samples": r.ledger.samples,
                 "gaps": r.ledger.gaps,
-                "gaps_by_reason": dict(r.ledger.gaps_by_reason),
+                "gap_reasons": dict(r.ledger.gap_reasons),
                 "store_errors": r.store_errors,
                 "markers": r.markers,
                 "open_stages": sum(s.state == "open" for s in r.tracker.stages.values()),

@@ -46,10 +46,8 @@ class Config:
     speed: float = 1.0
     interval_s: float = 0.5
     keep: Keep = Keep()
-    metrics: tuple[str, int] | None = None
-    """Host and port of the page that Prometheus reads; None: not served."""
-    otlp: str | None = None
-    """URL of an OpenTelemetry collector; None: nothing is pushed."""
+    metrics: str | None = None  # HOST:PORT of the page that Prometheus reads
+    otlp: str | None = None  # URL of an OpenTelemetry collector
 
     @property
     def publish(self) -> str:
@@ -85,8 +83,8 @@ def resolve(
             all_s=_amount("--keep", keep, ENV_KEEP, _TIMES, Keep.all_s),
             max_bytes=_amount("--max-size", max_size, ENV_MAX_SIZE, _SIZES, Keep.max_bytes),
         ),
-        metrics=_address(metrics or os.environ.get(ENV_METRICS)),
-        otlp=_url(otlp or os.environ.get(ENV_OTLP)),
+        metrics=metrics or os.environ.get(ENV_METRICS) or None,
+        otlp=otlp or os.environ.get(ENV_OTLP) or None,
     )  # fmt: skip
     _check(config)
     return config
@@ -108,26 +106,6 @@ def _amount(
             f"cannot read {flag} {text} ({variable} says it too)\n  cure: such as {example}, or never"
         )
     return float(found[1]) * units[found[2]]
-
-
-def _address(text: str | None) -> tuple[str, int] | None:
-    """Host and port of HOST:PORT or [IPV6]:PORT."""
-    if not text:
-        return None
-    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):(\d{1,5})", text)
-    if found is None or int(found[3]) > 65_535:
-        raise ConfigError(
-            f"cannot read --metrics {text} ({ENV_METRICS} says it too)\n  cure: such as 127.0.0.1:9477"
-        )
-    return found[1] or found[2], int(found[3])
-
-
-def _url(text: str | None) -> str | None:
-    if text and not re.match(r"https?://[^/]", text):
-        raise ConfigError(
-            f"cannot read --otlp {text} ({ENV_OTLP} says it too)\n  cure: such as http://127.0.0.1:4318"
-        )
-    return text or None
 
 
 def _check(config: Config) -> None:

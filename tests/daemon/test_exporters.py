@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from prometheus_client.parser import text_string_to_metric_families
 
 from energyd.config import ConfigError, resolve
+from energyd.exporters import Exports, address
 from energyd.exporters.feed import Feed
 from energyd.exporters.figures import MAX_STAGES, OTHER, Figures
 from energyd.exporters.otlp import CUMULATIVE, Pusher, metrics
@@ -89,7 +90,7 @@ def status(**more: Any) -> dict[str, Any]:
     return {
         "state": "ok", "version": "1", "now_ns": 100_000_000_000, "started_ns": 1_000_000_000,
         "devices": [gpu], "domains": [{"domain": "gpu", "state": "measured", "source": "nvml"}],
-        "samples": 1, "gaps_by_reason": {}, "store_errors": 0, "markers": 0, "refused": 0, "turned_away": 0,
+        "samples": 1, "gap_reasons": {}, "store_errors": 0, "markers": 0, "refused": 0, "turned_away": 0,
         "open_stages": 0, "clients": 0, "late_ms_p99": None, "commit_ms": None, **more,
     }  # fmt: skip
 
@@ -132,7 +133,7 @@ def test_every_metric_of_the_dashboard_is_exported() -> None:
     named = {name for expr in asked for name in re.findall(r"\benergyd_\w+", expr)}
     others = [{**status()["devices"][0], "device": i, "domain": d} for i, d in enumerate(("cpu", "dram"), 1)]
     full = status(
-        devices=[*status()["devices"], *others], gaps_by_reason={"x": 1}, late_ms_p99=1.0, commit_ms=1.0
+        devices=[*status()["devices"], *others], gap_reasons={"x": 1}, late_ms_p99=1.0, commit_ms=1.0
     )
     exported = set(heard(p.Health(1, full), final(1, "a"), final(2, "a", None)))
     assert named - exported == set()
@@ -217,21 +218,22 @@ def test_a_start_whose_metrics_address_is_taken_says_so_and_leaves_78(daemon: Da
 
 @pytest.mark.parametrize("wrong", ["9477", "localhost", "localhost:x", "[::1", "h:99999", ":1"])
 def test_an_address_that_cannot_be_read_is_refused(wrong: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--metrics"):
-        resolve(store=tmp_path, metrics=wrong)
+    with pytest.raises(ConfigError, match=f"--metrics {re.escape(wrong)}"):
+        Exports(resolve(store=tmp_path, metrics=wrong))
 
 
 def test_addresses_come_from_the_flag_or_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert resolve(store=tmp_path).metrics is None
-    assert resolve(store=tmp_path, metrics="[::1]:9477").metrics == ("::1", 9477)
+    assert (resolve(store=tmp_path).metrics, resolve(store=tmp_path).otlp) == (None, None)
     monkeypatch.setenv("ENERGYD_METRICS", "127.0.0.1:1")
     monkeypatch.setenv("ENERGYD_OTLP", "http://c:4318")
     config = resolve(store=tmp_path)
-    assert (config.metrics, config.otlp) == (("127.0.0.1", 1), "http://c:4318")
+    assert (config.metrics, config.otlp) == ("127.0.0.1:1", "http://c:4318")
+    assert resolve(store=tmp_path, metrics="[::1]:9477").metrics == "[::1]:9477"
+    assert address("[::1]:9477") == ("::1", 9477)
     with pytest.raises(ConfigError, match="--otlp"):
-        resolve(store=tmp_path, otlp="c:4318")
+        Exports(resolve(store=tmp_path, otlp="c:4318"))
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import yaml
 
 from energyd.cli import main
 from energyd.config import resolve
+from energyd.exporters import address
 from real_daemon import Daemon, wait_for
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -129,7 +130,7 @@ def test_the_manifest_is_what_kubernetes_takes_and_starts_a_daemon_that_its_pods
     assert str(config.spool) == "/var/lib/energyd/spool"
     assert config.metrics is not None
     (port,) = container["ports"]
-    assert config.metrics[1] == port["containerPort"]
+    assert address(config.metrics)[1] == port["containerPort"]
     assert (
         str(port["containerPort"])
         == documents[1]["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"]

@@ -8,12 +8,14 @@ users may thus learn of RAPL: slower than its side channel needs (CVE-2020-8694)
 
 from __future__ import annotations
 
+import re
+
 from energyd.config import Config, ConfigError
 from energyd.exporters.feed import Feed
 from energyd.exporters.otlp import Pusher
 from energyd.exporters.prometheus import Page
 
-__all__ = ["Exports"]
+__all__ = ["Exports", "address"]
 
 
 class Exports:
@@ -25,16 +27,18 @@ class Exports:
         self._feed = Feed(config.publish) if wanted else None
         self._page: Page | None = None
         self._pusher: Pusher | None = None
+        if self._feed and config.otlp:
+            if not re.match(r"https?://[^/]", config.otlp):
+                raise ConfigError(f"cannot read --otlp {config.otlp}\n  cure: such as http://127.0.0.1:4318")
+            self._pusher = Pusher(config.otlp, self._feed)
         if self._feed and config.metrics:
             try:
-                self._page = Page(config.metrics, self._feed)
+                self._page = Page(address(config.metrics), self._feed)
             except OSError as error:
                 raise ConfigError(
-                    f"cannot serve metrics on {':'.join(map(str, config.metrics))}: {error.strerror}\n"
+                    f"cannot serve metrics on {config.metrics}: {error.strerror}\n"
                     f"  cure: another --metrics HOST:PORT; under systemd, RestrictAddressFamilies=AF_INET too"
                 ) from error
-        if self._feed and config.otlp:
-            self._pusher = Pusher(config.otlp, self._feed)
 
     def start(self) -> None:
         """Begin to listen, once the daemon publishes."""
@@ -47,3 +51,11 @@ class Exports:
         for part in (self._page, self._pusher, self._feed):
             if part is not None:
                 part.close()
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT or [IPV6]:PORT. Raises ConfigError."""
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^:\[\]]+)):(\d{1,5})", text)
+    if found is None or int(found[3]) > 65_535:
+        raise ConfigError(f"cannot read --metrics {text}\n  cure: such as 127.0.0.1:9477")
+    return found[1] or found[2], int(found[3])

@@ -165,7 +165,7 @@ class Figures:
                 good = domain["state"] != "unreadable" and speaks
                 up.add(int(good), domain=domain["domain"], source=domain["source"] or "none")
         gaps = Family("energyd_sample_gaps_total", "counter", "Gaps in samples since the daemon began.")
-        for reason, n in status["gaps_by_reason"].items():
+        for reason, n in status["gap_reasons"].items():
             gaps.add(n, reason=reason)
         markers = Family("energyd_markers_total", "counter", "Markers since the daemon began, by result.")
         for result, key in (("taken", "markers"), ("refused", "refused"), ("turned_away", "turned_away")):
