@@ -24,6 +24,7 @@ case ${1:-test} in
     need gcc command -v gcc    # builds the fake NVML library
     need libc6-dev compiles_c  # its headers
     need tmux command -v tmux  # a real terminal for the live view
+    need shellcheck command -v shellcheck  # reads the scripts of deploy/
     ;;
   *) echo "usage: tests/deps.sh demo|test" >&2; exit 2 ;;
 esac

@@ -48,6 +48,8 @@ class Answers:
                 ],
                 "samples": r.ledger.samples,
                 "gaps": r.ledger.gaps,
+                "gap_reasons": dict(r.ledger.gap_reasons),
+                "store_errors": r.store_errors,
                 "markers": r.markers,
                 "open_stages": r.tracker.roster.open,
                 "pending_stages": len(r.tracker.stages) - r.tracker.roster.open,

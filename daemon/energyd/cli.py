@@ -62,10 +62,12 @@ def main() -> None:
 @click.option("--keep-raw", help="Then samples are thinned to one a second. [default: 7d; or 36h, never]")
 @click.option("--keep", help="Then samples of a day go; what stages cost stays. [default: 400d]")
 @click.option("--max-size", help="Above it the oldest days' samples go. [default: 50GB]")
+@click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus there, e.g. 127.0.0.1:9477.")
+@click.option("--otlp", metavar="URL", help="Push to an OpenTelemetry collector there.")
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
 def start(
     store: Path | None, interval_s: float, source: str, speed: float, keep_raw: str | None, keep: str | None,
-    max_size: str | None, foreground: bool,
+    max_size: str | None, metrics: str | None, otlp: str | None, foreground: bool,
 ) -> None:  # fmt: skip
     """Start the daemon; returns when it is ready.
 
@@ -82,7 +84,7 @@ def start(
     try:
         config = resolve(
             store=store, source=source, speed=speed, interval_s=interval_s, keep_raw=keep_raw, keep=keep,
-            max_size=max_size,
+            max_size=max_size, metrics=metrics, otlp=otlp,
         )  # fmt: skip
     except ConfigError as error:
         fail(str(error), CONFIG)
@@ -90,8 +92,9 @@ def start(
     if foreground:
         _serve(config)
     else:
-        keeping = {"--keep-raw": keep_raw, "--keep": keep, "--max-size": max_size}
-        _spawn(config, store is not None, [x for k, v in keeping.items() if v is not None for x in (k, v)])
+        handed = {"--keep-raw": keep_raw, "--keep": keep, "--max-size": max_size}
+        handed |= {"--metrics": metrics, "--otlp": otlp}
+        _spawn(config, store is not None, [x for k, v in handed.items() if v is not None for x in (k, v)])
 
 
 @main.command()

@@ -15,6 +15,8 @@ ENV_KEEP: Final = "ENERGYD_KEEP"
 ENV_MAX_SIZE: Final = "ENERGYD_MAX_SIZE"
 ENV_CARBON: Final = "ENERGYD_CARBON"
 ENV_PRICE: Final = "ENERGYD_PRICE"  # both for `energyd top` alone
+ENV_METRICS: Final = "ENERGYD_METRICS"
+ENV_OTLP: Final = "ENERGYD_OTLP"
 _TIMES: Final = {"h": 3_600, "d": 86_400}
 _SIZES: Final = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -46,6 +48,8 @@ class Config:
     speed: float = 1.0
     interval_s: float = 0.5
     keep: Keep = Keep()
+    metrics: str | None = None  # HOST:PORT of the page that Prometheus reads
+    otlp: str | None = None  # URL of an OpenTelemetry collector
 
     @property
     def publish(self) -> str:
@@ -56,12 +60,13 @@ class Config:
 def resolve(
     *, store: Path | None, endpoint: str | None = None, source: str = "auto", speed: float = 1.0,
     interval_s: float = 0.5, keep_raw: str | None = None, keep: str | None = None,
-    max_size: str | None = None,
+    max_size: str | None = None, metrics: str | None = None, otlp: str | None = None,
 ) -> Config:  # fmt: skip
     """The settings of a daemon. With its own `--store` a daemon is private: socket and spool lie in it.
 
     `keep_raw`, `keep` ("7d", "36h") and `max_size` ("50GB") may be "never", that is without limit; None: as
-    the environment says, or the defaults of Keep.
+    the environment says, or the defaults of Keep. `metrics` ("127.0.0.1:9477") and `otlp`
+    ("http://127.0.0.1:4318"): None is as the environment says, or neither.
 
     Raises ConfigError.
     """
@@ -80,6 +85,8 @@ def resolve(
             all_s=_amount("--keep", keep, ENV_KEEP, _TIMES, Keep.all_s),
             max_bytes=_amount("--max-size", max_size, ENV_MAX_SIZE, _SIZES, Keep.max_bytes),
         ),
+        metrics=metrics or os.environ.get(ENV_METRICS) or None,
+        otlp=otlp or os.environ.get(ENV_OTLP) or None,
     )  # fmt: skip
     _check(config)
     return config

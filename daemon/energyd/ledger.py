@@ -7,6 +7,7 @@ the next counter read, which says what the gap cost.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -91,6 +92,7 @@ class Ledger:
         self.patience_ns = PATIENCE_NS  # 0 at the end: all that is here
         self._patient_until_ns = 0
         self.gaps = 0
+        self.gap_reasons: Counter[str] = Counter()
         self.samples = 0
         for device, s in stored.items():
             self._open_books(device, DeviceLog(device, s.max_step_ns, s.totals))
@@ -331,6 +333,7 @@ class Ledger:
             book.log.totals.read_t_ns = None  # from before a hole: no bridge may begin there
         self._row("gaps", (device, gap.t0_ns, gap.t1_ns, gap.reason, gap.bridged_uj))
         self.gaps += 1
+        self.gap_reasons[gap.reason] += 1
         self._note(device, added)
 
     def _note(self, device: int, added: Appended) -> None:

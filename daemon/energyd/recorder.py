@@ -131,6 +131,7 @@ class Recorder:
         self.exhausted = False
         self.markers = 0
         self.refused = 0
+        self.store_errors = 0  # commits that were refused
         self.commit_ms: float | None = None
         self.after_commit: Callable[[bool], object] = lambda _: None
         self.max_waiting = MAX_SAMPLES  # samples that wait in memory while commits are refused
@@ -380,6 +381,7 @@ class Recorder:
             if "commit" not in self._troubles:
                 log.error("store: %s; sampling goes on, what is not stored waits in memory", error)
             self._troubles["commit"] = f"store: {error}"
+            self.store_errors += 1
             with self.lock:
                 self._shorten()
             self.after_commit(False)

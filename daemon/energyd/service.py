@@ -18,6 +18,7 @@ from typing import Any, Final
 from energyd import timeline
 from energyd.answers import Answers
 from energyd.config import Config, ConfigError
+from energyd.exporters import Exports
 from energyd.inbox import Inbox
 from energyd.intake import Intake
 from energyd.ledger import Ledger
@@ -81,6 +82,8 @@ class Service:
         stack.callback(lambda: store_lock.release(self.unstored))
         socket_lock = _lock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
         stack.callback(socket_lock.release)
+        exports = Exports(config)
+        stack.callback(exports.close)
 
         sources = discover(config.source, speed=config.speed, interval_s=config.interval_s)
         store, mended = open_hot(layout)
@@ -115,6 +118,7 @@ class Service:
         self._await_sources()
         recorder.start()
         intake.start()
+        exports.start()
         facts = {
             "pid": os.getpid(),
             "endpoint": config.endpoint,

@@ -66,8 +66,8 @@ def test_a_user_who_is_not_root_is_told_what_to_install(tools: Path) -> None:
     fake(tools, "id", "echo 1000")
     result = sh("tests/deps.sh", "test", PATH=str(tools))
     assert result.returncode == 1
-    assert "missing: gcc libc6-dev tmux" in result.stderr
-    assert "sudo apt-get install gcc libc6-dev tmux" in result.stderr
+    assert "missing: gcc libc6-dev tmux shellcheck" in result.stderr
+    assert "sudo apt-get install gcc libc6-dev tmux shellcheck" in result.stderr
 
 
 def test_root_gets_what_is_missing_installed_and_nothing_more(tools: Path) -> None:
@@ -79,7 +79,7 @@ def test_root_gets_what_is_missing_installed_and_nothing_more(tools: Path) -> No
     assert result.returncode == 0, result.stderr
     assert (tools / "apt.log").read_text().splitlines() == [
         "update",
-        "install -y --no-install-recommends tmux",
+        "install -y --no-install-recommends tmux shellcheck",
     ]
 
 
@@ -90,7 +90,7 @@ def test_a_failing_apt_get_is_shown_and_fails(tools: Path) -> None:
     result = sh("tests/deps.sh", "test", PATH=str(tools))
     assert result.returncode == 1
     assert "no network" in result.stderr
-    assert "could not install: gcc libc6-dev tmux" in result.stderr
+    assert "could not install: gcc libc6-dev tmux shellcheck" in result.stderr
 
 
 def test_the_demo_needs_no_compiler_and_no_tmux(tools: Path) -> None:

@@ -14,9 +14,18 @@ from energyd_client import endpoints
 from energyq.commands import cli as energyq_cli
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "docs/measurement.md")]
+PAGES = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "ARCHITECTURE.md",
+        "docs/measurement.md",
+        "docs/comparison.md",
+    )
+]
 SHELLS = ("", "sh", "bash", "console", "shell")
-FOLDERS = "client|daemon|pipelines|analysis|systemd|tests|docs"
+FOLDERS = "client|daemon|pipelines|analysis|systemd|deploy|examples|tests|docs"
 
 
 def words(page: Path) -> str:
