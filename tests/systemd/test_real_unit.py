@@ -1,0 +1,105 @@
+"""Does the shipped unit work under a real systemd, with all its hardening, and is the daemon kept alive?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from machine import STORE, Machine
+
+from real_daemon import wait_for
+
+Boot = Callable[..., Machine]
+PROGRAM = "import energyd_client as energy\nwith energy.run('r'), energy.stage('s'): pass\n"
+QUICK_WATCHDOG = """WatchdogSec=3s
+TimeoutAbortSec=1s
+ExecStopPost=/bin/sh -c 'echo ended by $SERVICE_RESULT'
+"""
+
+
+def active(machine: Machine) -> Machine:
+    out = machine.systemctl("start", "energyd.service")
+    assert out.returncode == 0, machine.told()
+    assert machine.show("ActiveState") == "active"
+    return machine
+
+
+def restarted(machine: Machine, before: int) -> bool:
+    return machine.show("ActiveState") == "active" and machine.main_pid() not in (0, before)
+
+
+def test_the_hardened_unit_serves_its_group_and_stores_under_its_filter(boot: Boot) -> None:
+    nice = "ExecStartPost=/var/lib/under-test/python/bin/python3 -c 'import os; os.nice(19)'\n"
+    machine = active(boot(more=nice))  # as the child does that thins old days; refused, the unit would fail
+    facts = machine.inside("cat", f"/proc/{machine.main_pid()}/status").stdout
+    told = dict(line.split(":\t", 1) for line in facts.splitlines() if ":\t" in line)
+    assert (told["Seccomp"], told["NoNewPrivs"], int(told["CapEff"], 16)) == ("2", "1", 0)
+
+    out = machine.python("-W", "error", "-c", PROGRAM, user="nobody", group="energyd")
+    assert (out.returncode, out.stderr) == (0, "")
+    wait_for(
+        lambda: machine.query("SELECT 1 FROM stages WHERE state = 'final' AND uid = 65534")
+    )
+
+    modes = machine.inside(
+        "stat", "-c", "%a %U %G", "/run/energyd", "/run/energyd/energyd.sock", "/var/lib/energyd", STORE,
+        f"{STORE}/hot.duckdb", f"{STORE}/energy.duckdb", "/var/lib/energyd/spool",
+    ).stdout  # fmt: skip
+    assert [line.split()[0] for line in modes.splitlines()] == [
+        "750",
+        "770",
+        "750",
+        "750",
+        "640",
+        "640",
+        "3770",
+    ]
+    assert {line.split(" ", 1)[1] for line in modes.splitlines()} == {"energyd energyd"}
+
+    out = machine.python("-m", "energyd", "status", user="nobody", group="nogroup")
+    assert out.returncode == 5, out.stderr
+    assert "usermod -aG energyd" in out.stderr
+
+
+@pytest.mark.fault(
+    "The service's daemon is killed (kill -9)",
+    seen="systemd starts it again after a second: another pid in `status`, a gap `daemon_down`.",
+    lost="Samples of the hole, whose energy comes from the hardware counter where there is one.",
+)
+def test_a_killed_daemon_is_started_again_by_its_unit_and_goes_on_in_the_same_store(boot: Boot) -> None:
+    machine = active(boot())
+    assert machine.show("RestartUSec") == "1s"
+    wait_for(lambda: machine.query("SELECT 1 FROM samples LIMIT 1"))
+    before = machine.main_pid()
+    machine.inside("kill", "-KILL", str(before))
+    wait_for(lambda: restarted(machine, before))
+    wait_for(lambda: machine.query("SELECT 1 FROM gaps WHERE reason = 'daemon_down'"))
+    assert machine.show("NRestarts") == "1"
+    out = machine.python("-W", "error", "-c", PROGRAM, user="nobody", group="energyd")
+    assert (out.returncode, out.stderr) == (0, "")
+
+
+@pytest.mark.fault(
+    "The service's daemon hangs",
+    seen="After 30 s without a commit (or one that the disk refused) systemd ends it and starts it again.",
+    lost="As when it is killed.",
+)
+def test_a_daemon_that_commits_no_more_is_ended_by_the_watchdog_and_started_again(boot: Boot) -> None:
+    machine = active(boot(more=QUICK_WATCHDOG))
+    before = machine.main_pid()
+    machine.inside("kill", "-STOP", str(before))
+    wait_for(lambda: restarted(machine, before), 40)
+    assert "ended by watchdog" in machine.told()
+
+
+@pytest.mark.fault(
+    "The service's settings or store cannot be",
+    seen="The unit fails at once with exit code 78 and a message: what, where, cure. No restarts.",
+    lost="Nothing is stored until it is cured.",
+)
+def test_settings_that_cannot_be_fail_the_unit_once_and_for_all(boot: Boot) -> None:
+    machine = boot(options="--source replay:/nowhere")
+    assert machine.systemctl("start", "energyd.service").returncode != 0
+    assert (machine.show("ActiveState"), machine.show("ExecMainStatus")) == ("failed", "78")
+    assert machine.show("NRestarts") == "0"
+    assert "/nowhere" in machine.log.read_text()
