@@ -1,6 +1,7 @@
 """What can be typed after `energyd`? Parse, hand over, turn errors into one message and an exit code.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not there, 4 degraded, 5 permission, 78 configuration.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not there, 4 degraded, 5 permission, 75 start me again,
+78 configuration.
 Heavy imports wait until a command needs them.
 """
 
@@ -20,14 +21,10 @@ try:
 except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
+from energyd import cli_service
+from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, fail
 from energyd_client import endpoints
 from energyd_client.version import __version__
-
-FAILED: Final = 1
-ABSENT: Final = 3
-DEGRADED: Final = 4
-PERMISSION: Final = 5
-CONFIG: Final = 78
 
 START_WAIT_S: Final = 60.0
 STOP_WAIT_S: Final = 30.0
@@ -176,10 +173,8 @@ def version() -> None:
     click.echo(f"energyd {__version__} (protocol {VERSION})")
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """One message for a person, on stderr, and the exit code."""
-    click.echo(f"energyd: {message}", err=True)
-    sys.exit(code)
+for each in cli_service.COMMANDS:
+    main.add_command(each)
 
 
 def _serve(config: Any) -> None:

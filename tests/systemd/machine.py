@@ -57,16 +57,23 @@ def _cgroup2() -> Path | None:
 
 
 class Machine:
-    """One such systemd. `options` are added to the daemon's command, `more` to its drop-in."""
+    """One such systemd. `options` are added to the daemon's command, `more` to its drop-in.
+
+    `unit=False`: without the unit, for who installs it.
+    """
 
     def __init__(
-        self, work: Path, options: str = "--source simulated", more: str = "", fake: Path | None = None
+        self,
+        work: Path,
+        options: str = "--source simulated",
+        more: str = "",
+        fake: Path | None = None,
+        unit: bool = True,
     ):
         work.chmod(0o755)
         self.work = work
         self.log = work / "log" / "log"
-        self._units(options, more)
-        self._users()
+        self._units(options, more, unit)
         root = _cgroup2()
         assert root is not None
         self._cgroup = root / f"energyd-test-{os.getpid()}-{work.name}"
@@ -85,36 +92,24 @@ class Machine:
         self.pid1 = int(wait_for(self._first_process))
         wait_for(lambda: self.systemctl("list-units").returncode == 0)
 
-    def _units(self, options: str, more: str) -> None:
+    def _units(self, options: str, more: str, with_unit: bool) -> None:
         (self.work / "log").mkdir()
         (self.work / "log").chmod(0o777)
         folder = self.work / "units"
         (folder / "energyd.service.d").mkdir(parents=True)
         (folder / "energyd-test.target").write_text(TARGET)
         python = INSIDE / "python" / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        unit = (UNITS / "energyd.service").read_text()
-        (folder / "energyd.service").write_text(
-            unit.replace("/opt/energyd/bin/energyd", f"{python} -m energyd").replace(
-                f"--store {STORE}", f"--store {STORE} {options}"
-            )
-        )
+        if with_unit:
+            unit = (UNITS / "energyd.service").read_text()
+            unit = unit.replace("/opt/energyd/bin/energyd", f"{python} -m energyd")
+            unit = unit.replace(f"--store {STORE}", f"--store {STORE} {options}")
+            (folder / "energyd.service").write_text(unit)
         sources = [INSIDE / "source" / each for each in ("client", "daemon", "analysis")]
         text = DROP_IN.format(
             log=INSIDE / "log" / "log", inside=INSIDE, path=":".join(map(str, [*sources, INSIDE / "site"])),
             libraries=f"{INSIDE}/more:{INSIDE}/python/lib",
         )  # fmt: skip
         (folder / "energyd.service.d" / "test.conf").write_text(text + more)
-
-    def _users(self) -> None:
-        """passwd and group of this machine, with the service's user as sysusers.d makes it."""
-        etc = self.work / "etc-root" / "etc"
-        etc.mkdir(parents=True)
-        for name in ("passwd", "group"):
-            shutil.copy(f"/etc/{name}", etc / name)
-        conf = str(UNITS / "energyd.sysusers.conf")
-        subprocess.run(["systemd-sysusers", f"--root={etc.parent}", conf], check=True, capture_output=True)
-        for name in ("passwd", "group"):
-            shutil.copy(etc / name, self.work / name)
 
     def _first_process(self) -> str | None:
         assert self._process.poll() is None, (self.work / "log" / "systemd").read_text()

@@ -37,9 +37,7 @@ def test_the_hardened_unit_serves_its_group_and_stores_under_its_filter(boot: Bo
 
     out = machine.python("-W", "error", "-c", PROGRAM, user="nobody", group="energyd")
     assert (out.returncode, out.stderr) == (0, "")
-    wait_for(
-        lambda: machine.query("SELECT 1 FROM stages WHERE state = 'final' AND uid = 65534")
-    )
+    wait_for(lambda: machine.query("SELECT 1 FROM stages WHERE state = 'final' AND uid = 65534"))
 
     modes = machine.inside(
         "stat", "-c", "%a %U %G", "/run/energyd", "/run/energyd/energyd.sock", "/var/lib/energyd", STORE,
