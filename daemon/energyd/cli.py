@@ -22,6 +22,7 @@ except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
 from energyd import cli_service
+from energyd.asking import ask_status, endpoint_of, holder_of, store_option
 from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, fail
 from energyd_client import endpoints
 from energyd_client.version import __version__
@@ -29,12 +30,6 @@ from energyd_client.version import __version__
 START_WAIT_S: Final = 60.0
 STOP_WAIT_S: Final = 30.0
 FIRST_SAMPLES_S: Final = 10.0
-
-store_option = click.option(
-    "--store",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the store. Default: the machine's.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,7 +76,7 @@ def start(
 @store_option
 def stop(store: Path | None) -> None:
     """Stop the daemon; waits until everything is stored."""
-    holder, lock = _holder(store)
+    holder, lock = holder_of(store)
     pid = int(holder.get("pid", 0))
     if not pid:
         fail(f"no daemon runs on {lock.parent}\n  cure: `energyd start --store {lock.parent}`", ABSENT)
@@ -115,7 +110,7 @@ def stop(store: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def status(store: Path | None, as_json: bool) -> None:
     """Say how the daemon is: devices, sources, gaps, what is open."""
-    body = _ask_status(_endpoint(store))
+    body = ask_status(endpoint_of(store))
     if as_json:
         click.echo(json.dumps(body, indent=2))
     else:
@@ -138,7 +133,7 @@ def top(
     from energyd.top import run_top
 
     sys.exit(
-        run_top(_endpoint(store), interval_s=interval_s, once=once, json_output=as_json, seconds=seconds)
+        run_top(endpoint_of(store), interval_s=interval_s, once=once, json_output=as_json, seconds=seconds)
     )
 
 
@@ -305,39 +300,3 @@ def _read_news(fd: int) -> dict[str, Any] | None:
     ready, _, _ = select.select([fd], [], [], START_WAIT_S)
     data = os.read(fd, 65536) if ready else b""
     return json.loads(data) if data else None
-
-
-def _holder(store: Path | None) -> tuple[dict[str, Any], Path]:
-    """Who holds the lock of a store, as far as it says; {} if nobody lives there."""
-    from energyd.store.lock import held, read_holder
-
-    lock = (store or endpoints.default_store()).absolute() / "lock"
-    try:
-        return (read_holder(lock) if held(lock) else {}), lock
-    except FileNotFoundError:
-        return {}, lock
-    except PermissionError:
-        fail(f"may not read {lock}\n  cure: add yourself to the group energyd", PERMISSION)
-
-
-def _endpoint(store: Path | None) -> str:
-    """The socket of the daemon meant: of --store, else ENERGYD_ENDPOINT, else the machine's."""
-    if store is None:
-        return endpoints.default_endpoint()
-    holder, lock = _holder(store)
-    if not holder:
-        fail(f"no daemon runs on {lock.parent}\n  cure: `energyd start --store {lock.parent}`", ABSENT)
-    return str(holder["endpoint"])
-
-
-def _ask_status(endpoint: str) -> dict[str, Any]:
-    from energyd_client.errors import EnergydError, PermissionRefused
-    from energyd_client.protocol import AskStatus
-    from energyd_client.request import ask
-
-    try:
-        return ask(endpoint, AskStatus(req=1), timeout_s=5)
-    except PermissionRefused as error:
-        fail(str(error), PERMISSION)
-    except EnergydError as error:
-        fail(str(error), ABSENT)

@@ -5,9 +5,20 @@ The commands that change a service, apart from those that people use every day (
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from typing import Any, Final
+
 import click
 
-from energyd.exits import CONFIG, PERMISSION, fail
+from energyd.asking import ask_status, endpoint_of, store_option
+from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, USAGE, fail
+
+RELEASED: Final = "released until"
+"""How the reason of a domain begins that is let go of (`releasing.Leave.told`)."""
+
+LET_GO_S: Final = 15.0
+"""Finding the GPUs again takes 1.5 s; letting go waits for the read that is under way."""
 
 user_option = click.option("--user", is_flag=True, help="Your own service, without root.")
 
@@ -63,4 +74,75 @@ def uninstall_service(user: bool) -> None:
         click.echo("no such service is installed", err=True)
 
 
-COMMANDS = (install_service, uninstall_service)
+@click.command()
+@store_option
+@click.option("--for", "duration", default="5m", show_default=True, help="Such as 90s, 5m or 2h.")
+def release(store: Path | None, duration: str) -> None:
+    """Let go of the NVIDIA driver: for a GPU reset, a MIG change, a driver upgrade.
+
+    CPU, markers and stages go on. What the GPUs take meanwhile is a gap `released`, bridged where their
+    counter lived on. Example: energyd release --for 5m && nvidia-smi --gpu-reset; energyd resume
+    """
+    from energyd.config import ConfigError, seconds
+
+    try:
+        for_s = seconds(duration)
+    except ConfigError as error:
+        fail(str(error), USAGE)
+    endpoint = endpoint_of(store)
+    body = _ask_release(endpoint, for_s)
+    if not body["sources"]:
+        click.echo("nothing to let go of: this daemon holds no NVIDIA driver", err=True)
+        return
+    deadline = time.monotonic() + LET_GO_S
+    while ask_status(endpoint).get("released_until_ns") is None:
+        if time.monotonic() > deadline:
+            fail(f"not let go in {LET_GO_S:.0f} s: a driver call hangs\n  cure: energyd stop", FAILED)
+        time.sleep(0.05)
+    until = time.strftime("%H:%M:%S", time.localtime(body["until_ns"] / 1e9))
+    click.echo(f"let go of the NVIDIA driver until {until}; sooner: energyd resume", err=True)
+
+
+@click.command()
+@store_option
+def resume(store: Path | None) -> None:
+    """Take the NVIDIA driver back before its release is over."""
+    endpoint = endpoint_of(store)
+    if not _ask_release(endpoint, 0)["sources"]:
+        click.echo("nothing to take back: this daemon holds no NVIDIA driver", err=True)
+        return
+    deadline = time.monotonic() + LET_GO_S
+    while (gpu := _gpu(ask_status(endpoint))) is None or (gpu["reason"] or "").startswith(RELEASED):
+        if time.monotonic() > deadline:
+            fail("the driver was not taken back\n  see: the daemon's log; it goes on trying", FAILED)
+        time.sleep(0.05)
+    if gpu["state"] != "measured":
+        fail(f"taken back, but not measured: {gpu['reason']}", DEGRADED)
+    click.echo("taken back", err=True)
+
+
+def _gpu(status: dict[str, Any]) -> dict[str, Any] | None:
+    """The domain as it is held; None while it is let go of."""
+    if status.get("released_until_ns") is not None:
+        return None
+    return next((domain for domain in status["domains"] if domain["domain"] == "gpu"), None)
+
+
+def _ask_release(endpoint: str, for_s: int) -> dict[str, Any]:
+    from energyd_client.errors import DaemonRefused, EnergydError, PermissionRefused
+    from energyd_client.protocol import AskRelease
+    from energyd_client.request import ask
+
+    try:
+        return ask(endpoint, AskRelease(0, for_s), timeout_s=5)
+    except PermissionRefused as error:
+        fail(str(error), PERMISSION)
+    except DaemonRefused as error:
+        if error.code == "unknown_type":
+            fail("this daemon is too old for that\n  cure: upgrade and restart it", FAILED)
+        fail(str(error), PERMISSION if error.code == "forbidden" else FAILED)
+    except EnergydError as error:
+        fail(str(error), ABSENT)
+
+
+COMMANDS = (install_service, uninstall_service, release, resume)

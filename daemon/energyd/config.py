@@ -83,6 +83,14 @@ def resolve(
     return config
 
 
+def seconds(text: str) -> int:
+    """Whole seconds of a duration such as 90s, 5m or 2h. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+) ?([smh])", text)
+    if found is None:
+        raise ConfigError(f"cannot read {text} as a time\n  cure: such as 90s, 5m or 2h")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3_600}[found[2]]
+
+
 def _amount(
     flag: str, given: str | None, variable: str, units: dict[str, int], default: float | None
 ) -> float | None:

@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 import click
 
 FAILED: Final = 1
+USAGE: Final = 2
 ABSENT: Final = 3
 DEGRADED: Final = 4
 PERMISSION: Final = 5

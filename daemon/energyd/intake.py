@@ -38,7 +38,8 @@ ARRIVAL_DOUBT_NS: Final = 100_000_000
 FUTURE_NS: Final = 1_000_000_000
 """A stamp further ahead than this is not believed."""
 
-Answerer = Callable[[p.Question], dict[str, Any] | p.Refusal]
+Answerer = Callable[[p.Question, int | None], dict[str, Any] | p.Refusal]
+"""From a question and the uid that asks, as the kernel told it."""
 
 
 class Intake:
@@ -72,7 +73,7 @@ class Intake:
         self._departures = Departures(spool, self.peers, expected, inbox, timeline, self._incoming)
         self.credit = Credit()
         self.refused: dict[str, int] = {}
-        self.answer: Answerer = lambda question: p.Refusal("not_ready", "the daemon is starting")
+        self.answer: Answerer = lambda question, uid: p.Refusal("not_ready", "the daemon is starting")
         self._outbox: deque[tuple[str, Any, Any]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = threading.Event()
@@ -177,8 +178,8 @@ class Intake:
         peer = self.peers.by_identity.get(identity)
         if isinstance(message, p.Hello):
             self._hello(identity, message, _address(frame))
-        elif isinstance(message, p.AskStatus | p.AskTail | p.AskStage):
-            reply = self.answer(message)
+        elif isinstance(message, p.Question):
+            reply = self.answer(message, credentials(_address(frame))[0])
             if isinstance(reply, p.Refusal):
                 reply.req = message.req
                 self._send(identity, reply)

@@ -22,6 +22,7 @@ from energyd.intake import Intake
 from energyd.ledger import Ledger
 from energyd.notify import notify
 from energyd.recorder import Recorder
+from energyd.releasing import RELEASABLE
 from energyd.sampler import Sampler, late_ms_p99
 from energyd.sources.discover import discover
 from energyd.store import HOUR_NS, Layout
@@ -56,6 +57,7 @@ class Service:
         self._stop = threading.Event()
         self._started_ns = 0
         self._samplers: list[Sampler] = []
+        self._line: timeline.Timeline
 
     def run(self, ready: Any = None) -> None:
         """Serve until SIGTERM, SIGINT or the end of a trace. `ready()` is called once clients may come.
@@ -85,6 +87,7 @@ class Service:
         now_guess = time.time_ns() // HOUR_NS
         loaded = load(layout, store, clock.boot_id(), now_guess)
         line = timeline.begin(loaded.boot_offset_ns, loaded.newest_t_ns)
+        self._line = line
         self._started_ns = line.now_ns()
         inbox = Inbox()
         silence = "daemon_down" if loaded.same_boot else "reboot"
@@ -97,7 +100,7 @@ class Service:
         stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
                                 socket.gethostname(), __version__))  # fmt: skip
-        answers = Answers(config, recorder, lambda: self._about(intake))
+        answers = Answers(config, recorder, lambda: self._about(intake), self._release)
         intake.answer = answers
         recorder.after_commit = lambda _: notify("WATCHDOG=1")
 
@@ -153,12 +156,23 @@ class Service:
         intake.stop()
         self.unstored = recorder.unstored
 
+    def _release(self, for_s: int) -> dict[str, Any]:
+        """Have sources that others may need let go, or (0) take them back."""
+        leaves = {s.source.name: s.leave for s in self._samplers if s.source.name in RELEASABLE}
+        until = [leave.take(for_s) for leave in leaves.values()]
+        return {
+            "sources": list(leaves),
+            "until_ns": self._line.to_store(max(until)) if until else None,
+        }
+
     def _about(self, intake: Intake) -> dict[str, Any]:
+        away = [until for s in self._samplers if (until := s.leave.until_ns) is not None]
         return {
             "pid": os.getpid(),
             "version": __version__,
             "started_ns": self._started_ns,
             "sources": [s.source.name for s in self._samplers],
+            "released_until_ns": self._line.to_store(max(away)) if away else None,
             "late_ms_p99": late_ms_p99(self._samplers),
             "refused": sum(intake.refused.values()),
             "turned_away": intake.credit.turned_away,
