@@ -23,7 +23,7 @@ except ImportError:  # a training image holds the client alone
 
 from energyd import cli_service
 from energyd.asking import ask_status, endpoint_of, holder_of, store_option
-from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, fail
+from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, TRY_AGAIN, fail
 from energyd_client import endpoints
 from energyd_client.version import __version__
 
@@ -198,6 +198,8 @@ def _serve(config: Any) -> None:
         report.failed(str(error), CONFIG)
     except StoreError as error:
         report.failed(f"{error}\n  cure: move {config.store} aside, or another --store", CONFIG)
+    if service.again:
+        fail(f"ends for another to go on: {service.again}", TRY_AGAIN)
     if service.unstored:
         sys.exit(DEGRADED)
 

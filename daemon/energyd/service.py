@@ -23,6 +23,7 @@ from energyd.ledger import Ledger
 from energyd.notify import notify
 from energyd.recorder import Recorder
 from energyd.releasing import RELEASABLE
+from energyd.restarting import Freshness
 from energyd.sampler import Sampler, late_ms_p99
 from energyd.sources.discover import discover
 from energyd.store import HOUR_NS, Layout
@@ -54,6 +55,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.unstored: str | None = None  # what the last commit could not store, once it has ended
+        self.again: str | None = None  # why a fresh process is to go on, once it has ended for that
         self._stop = threading.Event()
         self._started_ns = 0
         self._samplers: list[Sampler] = []
@@ -140,7 +142,13 @@ class Service:
 
     def _wait(self, recorder: Recorder, answers: Answers, intake: Intake) -> None:
         """Publish health once a second until told to stop, or a trace played once is over."""
+        freshness = Freshness()
         while not self._stop.wait(1.0):
+            with recorder.lock:
+                domains = list(recorder.ledger.domain_infos.values())
+            self.again = freshness.lost(domains)
+            if self.again is not None:
+                return
             intake.publish("health", p.Health(0, answers.status()))
             if recorder.exhausted and not recorder.tracker.stages:
                 log.info("the trace is over")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from machine import STORE, Machine
+from machine import INSIDE, STORE, Machine
 
+from fake_nvml.build import FakeNvml
 from real_daemon import wait_for
 
 Boot = Callable[..., Machine]
@@ -101,3 +104,32 @@ def test_settings_that_cannot_be_fail_the_unit_once_and_for_all(boot: Boot) -> N
     assert (machine.show("ActiveState"), machine.show("ExecMainStatus")) == ("failed", "78")
     assert machine.show("NRestarts") == "0"
     assert "/nowhere" in machine.log.read_text()
+
+
+@pytest.mark.fault(
+    "The NVIDIA driver is upgraded under the service",
+    seen="The daemon ends with exit code 75 and systemd starts another, once, with the new library.",
+    lost="As when it is killed, and what the GPUs take until the new library and the new driver agree.",
+)
+def test_a_library_that_an_upgrade_left_behind_is_replaced_by_one_restart(
+    boot: Boot, fake_nvml_library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "nvml").mkdir(mode=0o755)
+    nvml = FakeNvml(fake_nvml_library, tmp_path / "nvml")
+    control = f"Environment=FAKE_NVML_CONTROL={INSIDE}/more/nvml.control\n"
+    shutil.copy(nvml.library, tmp_path / "nvml")
+    machine = active(boot(options="", more=control, fake=tmp_path / "nvml"))
+
+    def gpu() -> str:
+        return next((d["state"] for d in machine.status()["domains"] if d["domain"] == "gpu"), "")
+
+    wait_for(lambda: gpu() == "measured")
+    before = machine.main_pid()
+    nvml.control("error * 18\n")
+    wait_for(lambda: restarted(machine, before), 40)
+    assert "the NVIDIA driver was upgraded" in machine.log.read_text()
+    wait_for(lambda: gpu() == "unreadable")
+    second = machine.main_pid()
+    nvml.control("")
+    wait_for(lambda: gpu() == "measured", 40)
+    assert (machine.main_pid(), machine.show("NRestarts")) == (second, "1")
