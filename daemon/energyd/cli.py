@@ -8,11 +8,11 @@ Heavy imports wait until a command needs them.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -40,36 +40,38 @@ def main() -> None:
 @main.command()
 @store_option
 @click.option(
-    "--interval", "interval_s", default=0.5, show_default=True, help="Seconds between drains of the ring."
+    "--config", "file", type=click.Path(path_type=Path), help="File of settings, systemd/energyd.toml."
 )
-@click.option("--source", default="auto", show_default=True, help="auto, replay:DIR or simulated.")
-@click.option("--speed", default=1.0, show_default=True, help="Replay only: how many times as fast.")
+@click.option("--interval", type=float, help="Seconds between drains of the ring. [default: 0.5]")
+@click.option("--source", help="auto, replay:DIR or simulated. [default: auto]")
+@click.option("--speed", type=float, help="Replay only: how many times as fast. [default: 1]")
 @click.option("--keep-raw", help="Then samples are thinned to one a second. [default: 7d; or 36h, never]")
 @click.option("--keep", help="Then samples of a day go; what stages cost stays. [default: 400d]")
 @click.option("--max-size", help="Above it the oldest days' samples go. [default: 50GB]")
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
-def start(
-    store: Path | None, interval_s: float, source: str, speed: float, keep_raw: str | None, keep: str | None,
-    max_size: str | None, foreground: bool,
-) -> None:  # fmt: skip
+def start(store: Path | None, file: Path | None, foreground: bool, **flags: Any) -> None:
     """Start the daemon; returns when it is ready.
 
     Example: energyd start --store ./my-store
     """
     from energyd.config import ConfigError, resolve
 
+    def settings() -> Any:
+        return resolve(file=file, store=store, **flags)
+
     try:
-        config = resolve(
-            store=store, source=source, speed=speed, interval_s=interval_s, keep_raw=keep_raw, keep=keep,
-            max_size=max_size,
-        )  # fmt: skip
+        config = settings()
     except ConfigError as error:
         fail(str(error), CONFIG)
     if foreground:
-        _serve(config)
+        _serve(config, settings)
     else:
-        keeping = {"--keep-raw": keep_raw, "--keep": keep, "--max-size": max_size}
-        _spawn(config, store is not None, [x for k, v in keeping.items() if v is not None for x in (k, v)])
+        given = {**flags, "config": config.file}
+        more = [
+            word for key, value in given.items() if value is not None
+            for word in (f"--{key.replace('_', '-')}", str(value))
+        ]  # fmt: skip
+        _spawn(config, store is not None, more)
 
 
 @main.command()
@@ -172,23 +174,19 @@ for each in cli_service.COMMANDS:
     main.add_command(each)
 
 
-def _serve(config: Any) -> None:
-    """Run the daemon in this process until it is told to stop."""
+def _serve(config: Any, again: Callable[[], Any]) -> None:
+    """Run the daemon in this process until it is told to stop; `again`: the settings, read anew."""
     from energyd.config import ConfigError
+    from energyd.logs import begin_logging
     from energyd.service import Service, handle_signals
     from energyd.sources import SourceError
     from energyd.store.lock import AlreadyRunning
     from energyd.store.write import StoreError
 
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
+    begin_logging()
     os.umask(0o027)  # store files 0640, folders 0750: the group reads, the world does not
     report = _Report()
-    service = Service(config)
+    service = Service(config, again)
     handle_signals(service)
     try:
         service.run(report.ready)
@@ -243,7 +241,6 @@ def _spawn(config: Any, private: bool, more: list[str]) -> None:
     reader, writer = os.pipe()
     command = [
         sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(config.store),
-        "--interval", str(config.interval_s), "--source", config.source, "--speed", str(config.speed),
         *more,
     ]  # fmt: skip
     environment = {

@@ -25,6 +25,7 @@ _SYSTEM: Final = {
     "energyd.service": "/etc/systemd/system/energyd.service",
     "energyd.sysusers.conf": "/etc/sysusers.d/energyd.conf",
     "energyd.tmpfiles.conf": "/etc/tmpfiles.d/energyd.conf",
+    "energyd.toml": "/etc/energyd/energyd.toml",
 }
 
 
@@ -92,6 +93,8 @@ def carry_out(todo: Plan) -> None:
     _tools(todo)
     check(todo)
     for path, text in todo.files.items():
+        if path.suffix == ".toml" and path.exists():
+            continue  # its owner's words
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o644)
@@ -119,7 +122,10 @@ def check(todo: Plan) -> None:
 
 
 def remove(user: bool) -> list[Path]:
-    """Stop and disable the service and take its files away; those removed. The store stays."""
+    """Stop and disable the service and take its files away; those removed.
+
+    The store stays, and settings that were changed.
+    """
     if not user and os.geteuid() != 0:
         raise NotPermitted(
             "only root removes the machine's service\n  cure: with sudo, or --user for your own"
@@ -130,11 +136,12 @@ def remove(user: bool) -> list[Path]:
     systemctl = ("systemctl", "--user") if user else ("systemctl",)
     if there and shutil.which("systemctl"):
         _run((*systemctl, "disable", "--now", "energyd.service"))
-    for path in there:
+    gone = [path for path in there if path.suffix != ".toml" or path.read_text() == shipped(path.name)]
+    for path in gone:
         path.unlink()
     if there and shutil.which("systemctl"):
         _run((*systemctl, "daemon-reload"))
-    return there
+    return gone
 
 
 def _reachable() -> None:

@@ -10,13 +10,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from energyd import timeline
 from energyd.answers import Answers
-from energyd.config import Config, ConfigError
+from energyd.config import RELOADED, Config, ConfigError
 from energyd.inbox import Inbox
 from energyd.intake import Intake
 from energyd.ledger import Ledger
@@ -52,8 +53,10 @@ SOURCE_WAIT_S: Final = 5.0
 class Service:
     """One daemon. `run` returns when it was told to stop."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, again: Callable[[], Config] | None = None) -> None:
         self.config = config
+        self._settings = again or (lambda: config)  # read anew
+        self._reload = threading.Event()
         self.unstored: str | None = None  # what the last commit could not store, once it has ended
         self.again: str | None = None  # why a fresh process is to go on, once it has ended for that
         self._stop = threading.Event()
@@ -73,6 +76,10 @@ class Service:
     def stop(self, *_: object) -> None:
         """Ask it to end."""
         self._stop.set()
+
+    def reload(self, *_: object) -> None:
+        """Ask it to read its settings anew."""
+        self._reload.set()
 
     def _serve(self, stack: contextlib.ExitStack, ready: Any) -> None:
         config = self.config
@@ -149,10 +156,33 @@ class Service:
             self.again = freshness.lost(domains)
             if self.again is not None:
                 return
+            if self._reload.is_set():
+                self._reload.clear()
+                self._read_anew(recorder)
             intake.publish("health", p.Health(0, answers.status()))
             if recorder.exhausted and not recorder.tracker.stages:
                 log.info("the trace is over")
                 return
+
+    def _read_anew(self, recorder: Recorder) -> None:
+        """Take over what can change while we run; what cannot, or cannot be read, is said and stays."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        before = self.config
+        try:
+            after = self._settings()
+        except ConfigError as error:
+            log.error("reload: %s; everything stays as it was", error)
+        else:
+            changed = [f.name for f in fields(Config) if getattr(before, f.name) != getattr(after, f.name)]
+            kept = [name for name in changed if name not in RELOADED]
+            self.config = replace(before, **{name: getattr(after, name) for name in RELOADED})
+            if recorder.upkeep is not None:
+                recorder.upkeep.keep = self.config.keep
+            taken = [name for name in changed if name in RELOADED]
+            log.info("reload: %s", f"{', '.join(taken)} taken over" if taken else "nothing to take over")
+            if kept:
+                log.warning("reload: %s changed, which only a restart takes over", ", ".join(kept))
+        notify("READY=1", f"STATUS=sampling into {before.store}")
 
     def _shut_down(self, recorder: Recorder, intake: Intake) -> None:
         deadline = time.monotonic() + PENDING_WAIT_S
@@ -224,6 +254,11 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def handle_signals(service: Service) -> None:
-    """SIGTERM and SIGINT end it in order."""
+    """SIGTERM and SIGINT end it in order; SIGHUP has it read its settings anew.
+
+    In a terminal SIGHUP means that this was closed, and ends it as Ctrl-C does.
+    """
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    signal.signal(signal.SIGHUP, service.stop if terminal else service.reload)
     signal.signal(signal.SIGTERM, service.stop)
     signal.signal(signal.SIGINT, service.stop)

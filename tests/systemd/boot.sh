@@ -34,6 +34,8 @@ mount --bind "$work/log" /var/lib/under-test/log
 if [ -e /var/lib/under-test/units/energyd.service ]; then # else it is installed later
     systemd-sysusers /var/lib/under-test/source/systemd/energyd.sysusers.conf
     systemd-tmpfiles --create /var/lib/under-test/source/systemd/energyd.tmpfiles.conf
+    mkdir /etc/energyd
+    cp /var/lib/under-test/source/systemd/energyd.toml /etc/energyd/
 fi
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/systemd/system

@@ -14,6 +14,7 @@ from machine import STORE, Machine
 ROOT = Path(__file__).parents[2]
 SYSTEM_FILES = [
     "/etc/systemd/system/energyd.service", "/etc/sysusers.d/energyd.conf", "/etc/tmpfiles.d/energyd.conf",
+    "/etc/energyd/energyd.toml",
 ]  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def test_an_installed_service_runs_at_once_and_leaves_only_its_store_behind(
 
     out = machine.python("-m", "energyd", "install-service", "--now")
     assert out.returncode == 0, out.stderr
-    assert [line.split(" ", 1)[1] for line in out.stderr.splitlines()[:3]] == SYSTEM_FILES
+    assert [line.split(" ", 1)[1] for line in out.stderr.splitlines()[:4]] == SYSTEM_FILES
     assert all(path in dry.stdout for path in SYSTEM_FILES)
     assert machine.inside("cat", SYSTEM_FILES[0]).stdout in dry.stdout
     assert machine.show("ActiveState") == "active", machine.told()

@@ -62,6 +62,18 @@ def test_the_hardened_unit_serves_its_group_and_stores_under_its_filter(boot: Bo
     assert "usermod -aG energyd" in out.stderr
 
 
+def test_a_reload_takes_over_what_can_change_and_the_daemon_goes_on(boot: Boot) -> None:
+    machine = active(boot())
+    before = machine.main_pid()
+    machine.inside("sh", "-c", "echo 'keep_raw = \"36h\"\ninterval = 0.25' > /etc/energyd/energyd.toml")
+    assert machine.systemctl("reload", "energyd").returncode == 0
+    wait_for(lambda: "which only a restart takes over" in machine.log.read_text())
+    told = machine.log.read_text()
+    assert "reload: keep taken over" in told
+    assert "reload: interval_s changed" in told
+    assert (machine.main_pid(), machine.show("ActiveState")) == (before, "active")
+
+
 @pytest.mark.fault(
     "The service's daemon is killed (kill -9)",
     seen="systemd starts it again after a second: another pid in `status`, a gap `daemon_down`.",
