@@ -59,6 +59,8 @@ class Answers:
                 ],
                 "samples": r.ledger.samples,
                 "gaps": r.ledger.gaps,
+                "gap_reasons": dict(r.ledger.gap_reasons),
+                "newest_t_ns": max(r.committed.values(), default=None),
                 "markers": r.markers,
                 "open_stages": sum(s.state == "open" for s in r.tracker.stages.values()),
                 "pending_stages": sum(s.state == "ended" for s in r.tracker.stages.values()),

@@ -7,6 +7,7 @@ the next counter read, which says what the gap cost.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -84,6 +85,7 @@ class Ledger:
         self.appended: list[tuple[int, Appended]] = []
         self.moved: set[int] = set()  # devices whose totals changed
         self.gaps = 0
+        self.gap_reasons: Counter[str] = Counter()
         self.samples = 0
         for device, s in stored.items():
             self._open_books(device, DeviceLog(device, s.max_step_ns, s.totals))
@@ -319,6 +321,7 @@ class Ledger:
             book.log.totals.read_t_ns = None  # from before a hole: no bridge may begin there
         self._row("gaps", (device, gap.t0_ns, gap.t1_ns, gap.reason, gap.bridged_uj))
         self.gaps += 1
+        self.gap_reasons[gap.reason] += 1
         self._note(device, added)
 
     def _note(self, device: int, added: Appended) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from energyd import timeline
 from energyd.answers import Answers
 from energyd.config import RELOADED, Config, ConfigError
+from energyd.extent import Survey
 from energyd.inbox import Inbox
 from energyd.intake import Intake
 from energyd.ledger import Ledger
@@ -63,6 +64,7 @@ class Service:
         self._started_ns = 0
         self._samplers: list[Sampler] = []
         self._line: timeline.Timeline
+        self._survey: Survey
 
     def run(self, ready: Any = None) -> None:
         """Serve until SIGTERM, SIGINT or the end of a trace. `ready()` is called once clients may come.
@@ -109,6 +111,8 @@ class Service:
         stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
                                 socket.gethostname(), __version__))  # fmt: skip
+        self._survey = Survey(config.store, recorder)
+        self._survey.look()
         answers = Answers(config, recorder, lambda: self._about(intake), self._release)
         intake.answer = answers
         recorder.after_commit = lambda _: notify("WATCHDOG=1")
@@ -153,6 +157,7 @@ class Service:
         while not self._stop.wait(1.0):
             with recorder.lock:
                 domains = list(recorder.ledger.domain_infos.values())
+            self._survey.look()
             self.again = freshness.lost(domains)
             if self.again is not None:
                 return
@@ -210,6 +215,8 @@ class Service:
             "version": __version__,
             "started_ns": self._started_ns,
             "sources": [s.source.name for s in self._samplers],
+            "keep": dict(vars(self.config.keep)),
+            **self._survey.facts(),
             "released_until_ns": self._line.to_store(max(away)) if away else None,
             "late_ms_p99": late_ms_p99(self._samplers),
             "refused": sum(intake.refused.values()),
