@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +29,13 @@ def energyd(
     )  # fmt: skip
 
 
+def diagnosed(machine: Machine) -> set[tuple[str, str]]:
+    """What the doctor says of each place there."""
+    out = machine.python("-m", "energyd", "doctor", "--json")
+    assert out.stderr == ""
+    return {(row["check"], row["state"]) for row in json.loads(out.stdout)["checks"]}
+
+
 def test_an_installed_service_runs_at_once_and_leaves_only_its_store_behind(
     boot: Callable[..., Machine],
 ) -> None:
@@ -45,6 +53,8 @@ def test_an_installed_service_runs_at_once_and_leaves_only_its_store_behind(
     assert machine.show("UnitFileState") == "enabled"
     status = machine.status()
     assert (status["state"], status["store"]) == ("ok", STORE)
+
+    assert ("unit", "ok") in diagnosed(machine)
 
     out = machine.python("-m", "energyd", "uninstall-service")
     assert out.returncode == 0, out.stderr
