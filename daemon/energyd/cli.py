@@ -48,6 +48,9 @@ def main() -> None:
 @click.option("--keep-raw", help="Then samples are thinned to one a second. [default: 7d; or 36h, never]")
 @click.option("--keep", help="Then samples of a day go; what stages cost stays. [default: 400d]")
 @click.option("--max-size", help="Above it the oldest days' samples go. [default: 50GB]")
+@click.option(
+    "--listen", help="To be watched from other machines, such as tcp://10.0.0.5:7411 (keys: energyd keys)."
+)
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
 def start(store: Path | None, file: Path | None, foreground: bool, **flags: Any) -> None:
     """Start the daemon; returns when it is ready.

@@ -5,7 +5,9 @@ The commands that change a service, apart from those that people use every day (
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,4 +147,97 @@ def _ask_release(endpoint: str, for_s: int) -> dict[str, Any]:
         fail(str(error), ABSENT)
 
 
-COMMANDS = (install_service, uninstall_service, release, resume)
+@click.group()
+def keys() -> None:
+    """Keys for watching a daemon from another machine (energyd start --listen).
+
+    \b
+    On the machine that watches:   energyd keys show
+    On the daemon's machine:       energyd keys allow KEY NAME
+                                   energyd keys daemon
+    On the machine that watches:   energyd keys trust HOST KEY
+                                   ENERGYD_ENDPOINT=tcp://HOST:7411 energyd top
+    """
+
+
+@keys.command("show")
+def keys_show() -> None:
+    """Print your own public key; made if there is none."""
+    from energyd_client import curve
+
+    with _key_errors():
+        curve.folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        click.echo(curve.pair(curve.folder() / curve.OWN)[0])
+
+
+@keys.command("trust")
+@click.argument("host")
+@click.argument("key")
+def keys_trust(host: str, key: str) -> None:
+    """Believe the daemon on HOST, whose `energyd keys daemon` said KEY."""
+    from energyd_client import curve
+
+    _is_key(key)
+    with _key_errors():
+        curve.folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        known = curve.folder() / curve.KNOWN
+        others = [line for line in _lines(known) if line.split()[0] != host]
+        known.write_text("".join(f"{line}\n" for line in [*others, f"{host} {key}"]))
+
+
+@keys.command("daemon")
+@store_option
+def keys_daemon(store: Path | None) -> None:
+    """Print the public key of this machine's daemon; made if there is none."""
+    from energyd.remote import daemon_keys
+    from energyd_client import endpoints
+
+    with _key_errors():
+        click.echo(daemon_keys((store or endpoints.default_store()).absolute())[0])
+
+
+@keys.command("allow")
+@store_option
+@click.argument("key")
+@click.argument("name")
+def keys_allow(store: Path | None, key: str, name: str) -> None:
+    """Let the holder of KEY watch this machine's daemon; NAME says whose it is. A reload takes it over."""
+    from energyd.remote import ALLOWED, keys_folder
+    from energyd_client import endpoints
+
+    _is_key(key)
+    with _key_errors():
+        folder = keys_folder((store or endpoints.default_store()).absolute())
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        others = [line for line in _lines(folder / ALLOWED) if line.split()[0] != key]
+        (folder / ALLOWED).write_text("".join(f"{line}\n" for line in [*others, f"{key} {name}"]))
+    click.echo("a running daemon takes it over by `systemctl reload energyd`, or kill -HUP", err=True)
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+
+
+def _is_key(key: str) -> None:
+    from energyd_client.curve import KEY_CHARS
+
+    if len(key) != KEY_CHARS:
+        fail(f"{key} is no key: it has {len(key)} characters of {KEY_CHARS}", USAGE)
+
+
+@contextlib.contextmanager
+def _key_errors() -> Iterator[None]:
+    from energyd_client.errors import KeyRefused
+
+    try:
+        yield
+    except KeyRefused as error:
+        fail(str(error), PERMISSION)
+    except OSError as error:
+        fail(
+            f"cannot use {error.filename}: {error.strerror}\n  cure: as the user whose keys they are",
+            PERMISSION,
+        )
+
+
+COMMANDS = (install_service, uninstall_service, release, resume, keys)

@@ -17,6 +17,7 @@ SETTINGS: Final[dict[str, str | None]] = {
     "endpoint": endpoints.ENV_ENDPOINT,
     "spool": endpoints.ENV_SPOOL,
     "source": "ENERGYD_SOURCE",
+    "listen": "ENERGYD_LISTEN",
     "speed": None,
     "interval": "ENERGYD_INTERVAL",
     "keep_raw": "ENERGYD_KEEP_RAW",
@@ -59,6 +60,7 @@ class Config:
     speed: float = 1.0
     interval_s: float = 0.5
     keep: Keep = Keep()
+    listen: str | None = None  # on the network as well, with CURVE
     file: Path | None = None  # where some of it was read
 
     @property
@@ -150,7 +152,7 @@ def resolve(*, file: Path | None = None, **flags: Any) -> Config:
             all_s=said.amount("keep", _TIMES, Keep.all_s),
             max_bytes=said.amount("max_size", _SIZES, Keep.max_bytes),
         ),
-        file=said.file,
+        listen=said.text("listen") or None, file=said.file,
     )  # fmt: skip
     _check(config)
     return config
@@ -198,9 +200,15 @@ def _check(config: Config) -> None:
     path = endpoints.ipc_path(config.endpoint)
     if path is None:
         raise ConfigError(
-            f"cannot listen on {config.endpoint}: only ipc:// is served\n"
-            f"  cure: {endpoints.ENV_ENDPOINT}=ipc:///a/short/path.sock"
+            f"cannot listen on {config.endpoint}: that must be a socket file\n"
+            f"  cure: {endpoints.ENV_ENDPOINT}=ipc:///a/short/path.sock; on the network as well: --listen"
         )
+    if config.listen is not None:
+        found = re.fullmatch(r"tcp://(\[[0-9A-Fa-f:]+\]|[^:/\s]+):(\d+)", config.listen)
+        if found is None or not 0 < int(found[2]) < 65_535:  # the next port is needed too
+            raise ConfigError(
+                f"cannot listen on {config.listen}\n  cure: such as --listen tcp://127.0.0.1:7411"
+            )
     longest = len(os.fsencode(str(endpoints.ipc_path(config.publish))))
     if longest > endpoints.MAX_IPC_PATH:
         raise ConfigError(

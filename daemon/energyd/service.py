@@ -105,7 +105,10 @@ class Service:
         ledger = Ledger(line, loaded.devices, "unstored" if store_lock.left.get("unstored") else silence)
         left = [*(s[0] for s in loaded.stages), *loaded.runs]
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
-        intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected)
+        intake = Intake(
+            config.endpoint, config.publish, config.spool, inbox, line, loaded.last_seq, expected,
+            None if config.listen is None else (config.listen, config.store),
+        )  # fmt: skip
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         recorder.upkeep = Upkeep(layout, config.keep)
         stack.callback(recorder.upkeep.close)
@@ -164,6 +167,8 @@ class Service:
             if self._reload.is_set():
                 self._reload.clear()
                 self._read_anew(recorder)
+                if intake.gate is not None:
+                    intake.gate.reload()
             intake.publish("health", p.Health(0, answers.status()))
             if recorder.exhausted and not recorder.tracker.stages:
                 log.info("the trace is over")
