@@ -1,7 +1,7 @@
 """Who may watch from another machine? Who holds a key that is allowed here; over CURVE, or not at all.
 
 Over TCP one may ask and listen, not mark: nobody's uid and no clock of another machine can be told from here,
-and a run belongs to a uid. `STORE/keys/` holds `daemon.secret` (0600) and `allowed`, a line for each: KEY NAME.
+and a run belongs to a uid. `STORE/keys/` holds `daemon.secret` (0600) and `allowed`, lines of KEY NAME.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ def _probe(endpoint: str) -> None:
     family = sockets.AF_INET6 if "[" in endpoint else sockets.AF_INET
     try:
         sockets.socket(family, sockets.SOCK_STREAM).close()
+        sockets.socket(sockets.AF_NETLINK, sockets.SOCK_RAW).close()  # it looks through the interfaces
     except OSError as error:
         if error.errno != errno.EAFNOSUPPORT:
             raise

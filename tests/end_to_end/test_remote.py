@@ -38,7 +38,8 @@ def two_free_ports() -> int:
 def keys(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "energyd", "keys", *arguments],
-        env={**os.environ, "ENERGYD_KEYS": str(folder)}, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "ENERGYD_KEYS": str(folder)},
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 

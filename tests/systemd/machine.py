@@ -92,16 +92,20 @@ class Machine:
         self.pid1 = int(wait_for(self._first_process))
         wait_for(lambda: self.systemctl("list-units").returncode == 0)
 
+    @property
+    def interpreter(self) -> str:
+        """Our Python, as that machine has it."""
+        return str(INSIDE / "python" / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
+
     def _units(self, options: str, more: str, with_unit: bool) -> None:
         (self.work / "log").mkdir()
         (self.work / "log").chmod(0o777)
         folder = self.work / "units"
         (folder / "energyd.service.d").mkdir(parents=True)
         (folder / "energyd-test.target").write_text(TARGET)
-        python = INSIDE / "python" / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
         if with_unit:
             unit = (UNITS / "energyd.service").read_text()
-            unit = unit.replace("/opt/energyd/bin/energyd", f"{python} -m energyd")
+            unit = unit.replace("/opt/energyd/bin/energyd", f"{self.interpreter} -m energyd")
             unit = unit.replace(f"--store {STORE}", f"--store {STORE} {options}")
             (folder / "energyd.service").write_text(unit)
         sources = [INSIDE / "source" / each for each in ("client", "daemon", "analysis")]
@@ -162,8 +166,7 @@ class Machine:
 
     def python(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Our Python on that machine."""
-        python = INSIDE / "python" / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        return self.inside(str(python), *arguments, **more)
+        return self.inside(self.interpreter, *arguments, **more)
 
     def systemctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.inside("systemctl", "--no-pager", *arguments)

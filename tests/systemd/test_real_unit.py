@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from machine import INSIDE, STORE, Machine
+from machine import INSIDE, STORE, UNITS, Machine
 
 from fake_nvml.build import FakeNvml
 from real_daemon import wait_for
 
 Boot = Callable[..., Machine]
 PROGRAM = "import energyd_client as energy\nwith energy.run('r'), energy.stage('s'): pass\n"
+LOOPBACK_UP = """
+import fcntl, socket, struct
+with socket.socket() as any_socket:  # SIOCSIFFLAGS, IFF_UP
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 1))
+"""
 QUICK_WATCHDOG = """WatchdogSec=3s
 TimeoutAbortSec=1s
 ExecStopPost=/bin/sh -c 'echo ended by $SERVICE_RESULT'
@@ -116,6 +121,29 @@ def test_settings_that_cannot_be_fail_the_unit_once_and_for_all(boot: Boot) -> N
     assert (machine.show("ActiveState"), machine.show("ExecMainStatus")) == ("failed", "78")
     assert machine.show("NRestarts") == "0"
     assert "/nowhere" in machine.log.read_text()
+
+
+def test_a_unit_that_forbids_the_network_ends_with_a_cure_where_libzmq_would_abort(boot: Boot) -> None:
+    machine = boot(options="--source simulated --listen tcp://127.0.0.1:7411")
+    assert machine.systemctl("start", "energyd.service").returncode != 0
+    assert (machine.show("Result"), machine.show("ExecMainStatus")) == ("exit-code", "78")
+    assert "energyd.network.conf" in machine.log.read_text()
+
+
+def test_with_its_drop_in_the_unit_serves_the_network_with_keys(boot: Boot) -> None:
+    network = (UNITS / "energyd.network.conf").read_text().split("[Service]\n")[1]
+    machine = boot(options="--source simulated --listen tcp://127.0.0.1:7411", more=network)
+    assert machine.python("-c", LOOPBACK_UP).returncode == 0
+    active(machine)
+    script = f"""set -e; cd /run; energyd() {{ {machine.interpreter} -m energyd "$@"; }}
+export ENERGYD_KEYS=/run/away
+energyd keys trust 127.0.0.1 $(energyd keys daemon --store {STORE})
+energyd keys allow $(energyd keys show) ada --store {STORE}
+systemctl reload energyd"""
+    out = machine.inside("sh", "-c", script)
+    assert out.returncode == 0, out.stderr
+    asked = ["env", "ENERGYD_KEYS=/run/away", "ENERGYD_ENDPOINT=tcp://127.0.0.1:7411", machine.interpreter]
+    wait_for(lambda: machine.inside(*asked, "-m", "energyd", "status").returncode == 0)
 
 
 @pytest.mark.fault(
