@@ -28,7 +28,7 @@ DefaultDependencies=no
 [Service]
 StandardOutput=append:{log}
 StandardError=append:{log}
-Environment=PYTHONPATH={path} PYTHONHOME={inside}/python LD_LIBRARY_PATH={libraries}
+Environment={environment}
 """
 
 
@@ -93,6 +93,16 @@ class Machine:
         wait_for(lambda: self.systemctl("list-units").returncode == 0)
 
     @property
+    def python_environment(self) -> dict[str, str]:
+        """What our Python needs to find itself there."""
+        sources = [str(INSIDE / "source" / each) for each in ("client", "daemon", "analysis")]
+        return {
+            "PYTHONPATH": ":".join([*sources, f"{INSIDE}/site"]),
+            "PYTHONHOME": f"{INSIDE}/python",
+            "LD_LIBRARY_PATH": f"{INSIDE}/more:{INSIDE}/python/lib",
+        }
+
+    @property
     def interpreter(self) -> str:
         """Our Python, as that machine has it."""
         return str(INSIDE / "python" / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
@@ -108,11 +118,8 @@ class Machine:
             unit = unit.replace("/opt/energyd/bin/energyd", f"{self.interpreter} -m energyd")
             unit = unit.replace(f"--store {STORE}", f"--store {STORE} {options}")
             (folder / "energyd.service").write_text(unit)
-        sources = [INSIDE / "source" / each for each in ("client", "daemon", "analysis")]
-        text = DROP_IN.format(
-            log=INSIDE / "log" / "log", inside=INSIDE, path=":".join(map(str, [*sources, INSIDE / "site"])),
-            libraries=f"{INSIDE}/more:{INSIDE}/python/lib",
-        )  # fmt: skip
+        set_there = " ".join(f"{key}={value}" for key, value in self.python_environment.items())
+        text = DROP_IN.format(log=INSIDE / "log" / "log", environment=set_there)
         (folder / "energyd.service.d" / "test.conf").write_text(text + more)
 
     def _first_process(self) -> str | None:
@@ -150,12 +157,9 @@ class Machine:
             "--net",
             "--cgroup",
         ]
-        sources = ":".join(str(INSIDE / "source" / each) for each in ("client", "daemon", "analysis"))
         env = {
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": f"{sources}:{INSIDE}/site",
-            "PYTHONHOME": f"{INSIDE}/python",
-            "LD_LIBRARY_PATH": f"{INSIDE}/more:{INSIDE}/python/lib",
+            **self.python_environment,
             "ENERGYD_ENDPOINT": ENDPOINT,
             "ENERGYD_SPOOL": "/var/lib/energyd/spool",
         }

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from machine import STORE, Machine
+from machine import INSIDE, STORE, Machine
+
+from real_daemon import wait_for
 
 ROOT = Path(__file__).parents[2]
 SYSTEM_FILES = [
@@ -72,6 +74,67 @@ def test_only_root_installs_the_machines_service(boot: Callable[..., Machine]) -
         assert out.returncode == 5, out.stderr
         assert "--user" in out.stderr
     assert machine.inside("ls", *SYSTEM_FILES).stdout == ""
+
+
+# As user@.service starts it, less PAM, which would need a login.
+USER_MANAGER = """[Unit]
+DefaultDependencies=no
+[Service]
+User=nobody
+Type=notify
+Delegate=pids memory
+ExecStart=/lib/systemd/systemd --user --log-target=console
+Environment={environment}
+StandardOutput=append:{log}
+StandardError=append:{log}
+"""
+
+
+def test_a_users_own_service_runs_under_the_users_manager_and_is_started_again(
+    boot: Callable[..., Machine],
+) -> None:
+    machine = boot(unit=False)
+    home, runtime = "/run/nobody", "/run/user/65534"
+    environment = {
+        "HOME": home, "XDG_RUNTIME_DIR": runtime, "ENERGYD_ENDPOINT": f"ipc://{runtime}/energyd/energyd.sock",
+        "ENERGYD_SPOOL": "", "XDG_CONFIG_HOME": f"{home}/config", **machine.python_environment,
+    }  # fmt: skip
+    manager = USER_MANAGER.format(
+        environment=" ".join(f"{k}={v}" for k, v in environment.items() if v), log=INSIDE / "log" / "log"
+    )
+    (machine.work / "units" / "test-user.service").write_text(manager)
+    made = machine.inside("install", "-d", "-o", "nobody", "-m", "0700", home, runtime)
+    assert made.returncode == 0, made.stderr
+    assert machine.systemctl("daemon-reload").returncode == 0
+    assert machine.systemctl("start", "test-user.service").returncode == 0, machine.told()
+
+    def as_user(*command: str) -> subprocess.CompletedProcess[str]:
+        assigned = [f"{k}={v}" for k, v in environment.items()]
+        return machine.inside("env", *assigned, *command, user="nobody", group="nogroup")
+
+    def energyd_there(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return as_user(machine.interpreter, "-m", "energyd", *arguments)
+
+    def show(key: str) -> str:
+        command = ["systemctl", "--user", "show", "energyd.service", f"--property={key}", "--value"]
+        return as_user(*command).stdout.strip()
+
+    as_user(
+        "sh",
+        "-c",
+        f"mkdir -p {home}/config/energyd; echo 'source = \"simulated\"' > {home}/config/energyd/energyd.toml",
+    )
+    out = energyd_there("install-service", "--user", "--now")
+    assert out.returncode == 0, out.stderr + machine.told()
+    assert show("ActiveState") == "active"
+    status = json.loads(energyd_there("status", "--json").stdout)
+    assert (status["sources"], status["store"]) == (["simulated"], f"{home}/.local/share/energyd/store")
+    before = show("MainPID")
+    assert as_user("kill", "-KILL", before).returncode == 0
+    wait_for(lambda: show("ActiveState") == "active" and show("MainPID") not in ("0", before))
+    assert energyd_there("uninstall-service", "--user").returncode == 0
+    assert show("ActiveState") == "inactive"
+    assert as_user("ls", f"{home}/config/systemd/user/energyd.service").returncode != 0
 
 
 @pytest.fixture
