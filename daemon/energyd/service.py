@@ -251,7 +251,14 @@ def _folders(config: Config) -> None:
         if not config.spool.exists():
             config.spool.mkdir(parents=True)
             # Members of the group write their own spools and cannot remove those of others.
-            config.spool.chmod(0o3770)
+            try:
+                config.spool.chmod(0o3770)
+            except PermissionError:  # the unit's RestrictSUIDSGID
+                config.spool.rmdir()  # one without that bit would take spools that the daemon cannot read
+                raise ConfigError(
+                    f"the service may not make its spool {config.spool} itself\n"
+                    "  cure: systemd-tmpfiles --create energyd.conf, or energyd install-service"
+                ) from None
 
 
 @contextlib.contextmanager

@@ -110,6 +110,27 @@ def test_a_daemon_that_commits_no_more_is_ended_by_the_watchdog_and_started_agai
     assert "ended by watchdog" in machine.told()
 
 
+@pytest.mark.fault("The store's disk is full")
+def test_a_full_disk_degrades_the_service_and_the_watchdog_lets_it_live(boot: Boot) -> None:
+    machine = boot(more=QUICK_WATCHDOG)
+    small = "mount -t tmpfs -o size=24m,mode=0750,uid=energyd,gid=energyd tmpfs /var/lib/energyd"
+    assert machine.inside("sh", "-c", small).returncode == 0
+    assert machine.systemctl("start", "energyd").returncode != 0
+    assert "systemd-tmpfiles --create" in machine.log.read_text()  # what else the unit cannot do without
+    places = f"{INSIDE}/source/systemd/energyd.tmpfiles.conf"
+    assert machine.inside("systemd-tmpfiles", "--create", places).returncode == 0
+    active(machine)
+    before = machine.main_pid()
+    machine.inside("sh", "-c", "cat /dev/zero > /var/lib/energyd/ballast; true")
+    wait_for(lambda: machine.status()["state"] == "degraded")
+    full_ns = machine.status()["now_ns"]
+    wait_for(lambda: machine.status()["now_ns"] > full_ns + 8_000_000_000)  # twice the watchdog's time
+    assert machine.status()["state"] == "degraded"
+    machine.inside("rm", "/var/lib/energyd/ballast")
+    wait_for(lambda: machine.status()["state"] == "ok")
+    assert (machine.main_pid(), machine.show("NRestarts")) == (before, "0")
+
+
 @pytest.mark.fault(
     "The service's settings or store cannot be",
     seen="The unit fails at once with exit code 78 and a message: what, where, cure. No restarts.",
