@@ -200,7 +200,7 @@ def _check(config: Config) -> None:
     path = endpoints.ipc_path(config.endpoint)
     if path is None:
         raise ConfigError(
-            f"cannot listen on {config.endpoint}: that must be a socket file\n"
+            f"cannot listen on {config.endpoint}: only ipc:// takes markers\n"
             f"  cure: {endpoints.ENV_ENDPOINT}=ipc:///a/short/path.sock; on the network as well: --listen"
         )
     if config.listen is not None:
