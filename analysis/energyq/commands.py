@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from energyq.formats import FORMATS, Enough
+from energyq.formats import Enough
+from energyq.options import Finite, open_store, options, settings_of
+from energyq.study_commands import STUDY_COMMANDS, show_stages_of
 
 if TYPE_CHECKING:
-    from energyd.store.read import Reader
+    pass
 
 _EXIT = {
     "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
@@ -56,17 +56,6 @@ def _code_of(error: Exception) -> int | None:
     return None
 
 
-class Finite(click.FloatRange):
-    """A number in a range; nan compares with nothing, and so passes every range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number. Fails on nan and infinities."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is no finite number", param, ctx)
-        return number
-
-
 class SqlByDefault(click.Group):
     """`energyq "SELECT …"`: what is no command is SQL."""
 
@@ -84,46 +73,17 @@ class SqlByDefault(click.Group):
         return "sql", self.commands["sql"], args
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that every command takes; on the command they win over those before it."""
-    options: tuple[Callable[[Callable[..., Any]], Callable[..., Any]], ...] = (
-        click.option(
-            "--store",
-            metavar="DIR",
-            type=click.Path(readable=False, path_type=Path),
-            help="The store's folder.",
-        ),
-        click.option(
-            "--format", "format_", type=click.Choice(FORMATS), help="table on a terminal, else csv."
-        ),
-        click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to FILE, not stdout."),
-        click.option("--endpoint", help="Ask the daemon here, not where the store's lock file says."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _settings(ctx: click.Context, **own: Any) -> dict[str, Any]:
-    """Options of the command, and where it has none, those given before it."""
-    return {k: v if v is not None else (ctx.obj or {}).get(k) for k, v in own.items()}
-
-
-def _open(settings: dict[str, Any]) -> Reader:
-    from energyd.store.read import default_store, open_reader
-
-    return open_reader(settings["store"] or default_store(), endpoint=settings["endpoint"])
-
-
 @click.group(cls=SqlByDefault, invoke_without_command=True, subcommand_metavar='"SELECT …" | COMMAND')
-@_options
+@options
 @click.option("-f", "--file", "file", type=click.File("r"), help="Run the SQL in FILE (- for stdin).")
 @click.option("--tables", is_flag=True, help="List views and what each column holds.")
+@click.option("--examples", is_flag=True, help="Questions that people ask first, as SQL.")
 @click.pass_context
-def cli(ctx: click.Context, /, file: Any, tables: bool, **own: Any) -> None:
+def cli(ctx: click.Context, /, file: Any, tables: bool, examples: bool, **own: Any) -> None:
     """Ask an energyd store what things cost: SQL, or one of the commands.
 
-    Views to ask: runs, stages, stage_energy, stage_totals, run_totals, samples, gaps … (--tables).
+    Views to ask: runs, stages, stage_energy, stage_totals, run_totals, samples, gaps … (--tables,
+    --examples). On a terminal, without anything, it is a prompt.
     """
     ctx.obj = own
     if ctx.invoked_subcommand is not None:
@@ -131,10 +91,19 @@ def cli(ctx: click.Context, /, file: Any, tables: bool, **own: Any) -> None:
     if tables:
         from energyq.tables import show_tables
 
-        with _open(own) as reader:
+        with open_store(own) as reader:
             show_tables(reader, own["format_"], own["output"])
+    elif examples:
+        from energyq.examples import show_examples
+
+        show_examples(own["output"])
     elif file is not None:
         _sql(file.read(), own)
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        from energyq.prompt import ask_and_answer
+
+        with open_store(own) as reader:
+            ask_and_answer(reader)
     else:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
@@ -142,17 +111,17 @@ def cli(ctx: click.Context, /, file: Any, tables: bool, **own: Any) -> None:
 
 @cli.command("sql", hidden=True)
 @click.argument("query")
-@_options
+@options
 @click.pass_context
 def sql_command(ctx: click.Context, /, query: str, **own: Any) -> None:
     """Run SQL; - reads it from stdin."""
-    _sql(sys.stdin.read() if query == "-" else query, _settings(ctx, **own))
+    _sql(sys.stdin.read() if query == "-" else query, settings_of(ctx, **own))
 
 
 def _sql(query: str, settings: dict[str, Any]) -> None:
     from energyq.formats import write, write_parquet
 
-    with _open(settings) as reader:
+    with open_store(settings) as reader:
         if settings["format_"] == "parquet":
             write_parquet(reader, query, None, settings["output"])
         else:
@@ -160,23 +129,24 @@ def _sql(query: str, settings: dict[str, Any]) -> None:
 
 
 @cli.command()
-@_options
+@options
 @click.pass_context
 def runs(ctx: click.Context, /, **own: Any) -> None:
     """What did each run cost?"""
     from energyq.stages import show_runs
 
-    settings = _settings(ctx, **own)
-    with _open(settings) as reader:
+    settings = settings_of(ctx, **own)
+    with open_store(settings) as reader:
         show_runs(reader, settings["format_"], settings["output"])
 
 
 @cli.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--net", is_flag=True, help="Also what went beyond idling, by the run's prerun stage.")
-@_options
+@click.option("--study", metavar="NAME|FILE.csv", help="The stages of a study's table; `poster` is shipped.")
+@options
 @click.pass_context
-def stages(ctx: click.Context, /, run_name: str | None, net: bool, **own: Any) -> None:
+def stages(ctx: click.Context, /, run_name: str | None, net: bool, study: str | None, **own: Any) -> None:
     """What did each stage of RUN cost? RUN: an id, its beginning, a name, or all; default: the latest.
 
     Exits 4 if some energy is unknown or still pending.
@@ -184,8 +154,12 @@ def stages(ctx: click.Context, /, run_name: str | None, net: bool, **own: Any) -
     from energyq.find import find_run
     from energyq.stages import show_stages
 
-    settings = _settings(ctx, **own)
-    with _open(settings) as reader:
+    settings = settings_of(ctx, **own)
+    if study is not None:
+        if run_name is not None or net:
+            raise click.UsageError("--study shows a table's stages: neither RUN nor --net goes with it", ctx)
+        ctx.exit(0 if show_stages_of(study, settings) else 4)
+    with open_store(settings) as reader:
         run_id = find_run(reader, run_name)
         whole = show_stages(reader, run_id, settings["format_"], settings["output"], net=net)
     ctx.exit(0 if whole else 4)
@@ -194,7 +168,7 @@ def stages(ctx: click.Context, /, run_name: str | None, net: bool, **own: Any) -
 @cli.command("net")
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--idle", metavar="STAGE", help="Name of the stages that idle; default: prerun, prerun.…")
-@_options
+@options
 @click.pass_context
 def net_command(ctx: click.Context, /, run_name: str | None, idle: str | None, **own: Any) -> None:
     """What did each stage of RUN take beyond idling, device by device?
@@ -204,29 +178,29 @@ def net_command(ctx: click.Context, /, run_name: str | None, idle: str | None, *
     from energyq.find import find_run
     from energyq.stages import show_net
 
-    settings = _settings(ctx, **own)
-    with _open(settings) as reader:
+    settings = settings_of(ctx, **own)
+    with open_store(settings) as reader:
         show_net(reader, find_run(reader, run_name), idle, settings["format_"], settings["output"])
 
 
 @cli.command()
 @click.argument("stage")
-@_options
+@options
 @click.pass_context
 def explain(ctx: click.Context, /, stage: str, **own: Any) -> None:
     """How did the energy of STAGE (an id, or its beginning) come about, so that one can redo it by hand?"""
     from energyq.explain import explain_stage
 
-    settings = _settings(ctx, **own)
+    settings = settings_of(ctx, **own)
     if settings["format_"] not in (None, "table", "json"):
         raise click.UsageError("explain speaks table (text) or json", ctx)
-    with _open(settings) as reader:
+    with open_store(settings) as reader:
         explain_stage(reader, stage, settings["format_"], settings["output"])
 
 
 @cli.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
-@_options
+@options
 @click.pass_context
 def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
     """Recompute every stage energy (of RUN; default: all) from the raw samples.
@@ -236,8 +210,8 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
     from energyq.find import find_run
     from energyq.verify import verify_stages
 
-    settings = _settings(ctx, **own)
-    with _open(settings) as reader:
+    settings = settings_of(ctx, **own)
+    with open_store(settings) as reader:
         code = verify_stages(
             reader, find_run(reader, run_name or "all"), settings["format_"], settings["output"]
         )
@@ -251,7 +225,7 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
     "--repeatability", metavar="SHARE", type=Finite(min=0, max=1), default=0.005, show_default=True,
     help="Usual spread (k = 1) between runs, where it cannot be told from repeats.",
 )  # fmt: skip
-@_options
+@options
 @click.pass_context
 def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float, **own: Any) -> None:
     """Do A and B differ in energy? Each: a RUN, key=value for all runs so labelled, or either with /STAGE.
@@ -261,13 +235,29 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
     from energyq.compare import compare
     from energyq.compare_text import show
 
-    settings = _settings(ctx, **own)
+    settings = settings_of(ctx, **own)
     if settings["format_"] not in (None, "table", "json"):
         raise click.UsageError("compare speaks table (text) or json", ctx)
-    with _open(settings) as reader:
+    with open_store(settings) as reader:
         found = compare(reader, a, b, repeatability)
     show(found, settings["format_"], settings["output"])
     ctx.exit(0 if found.difference_j is not None else 4)
+
+
+@cli.command("export")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@options
+@click.pass_context
+def export_command(ctx: click.Context, /, folder: Path, **own: Any) -> None:
+    """Write every view as Parquet into the new folder DIR, with a README of columns and units.
+
+    Example: energyq export ./energy-data
+    """
+    from energyq.export import export
+
+    with open_store(settings_of(ctx, **own)) as reader:
+        names = export(reader, folder)
+    click.echo(f"{len(names)} files in {folder}", err=True)
 
 
 @cli.command()
@@ -275,7 +265,7 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
 @click.option("--region", metavar="CODE", help="Country, as FRA; default: ENERGYQ_REGION.")
 @click.option("--pue", type=Finite(min=1), default=1.0, show_default=True, help="Of the building.")
 @click.option("--price", metavar="PRICE", help="Of a kWh, as 0.30/kWh or 0.30EUR/kWh.")
-@_options
+@options
 @click.pass_context
 def carbon(
     ctx: click.Context, /, run_name: str | None, region: str | None, pue: float, price: str | None, **own: Any
@@ -288,11 +278,15 @@ def carbon(
     from energyq.factors import factor_of
     from energyq.find import find_run
 
-    settings = _settings(ctx, **own)
+    settings = settings_of(ctx, **own)
     if settings["format_"] == "parquet":
         raise click.UsageError("carbon speaks table, json, jsonl, csv or markdown", ctx)
     factor = factor_of(region_of(region))
-    with _open(settings) as reader:
+    with open_store(settings) as reader:
         run_id = find_run(reader, run_name)
         whole = show_carbon(reader, run_id, factor, pue, price, settings["format_"], settings["output"])
     ctx.exit(0 if whole else 4)
+
+
+for _command in STUDY_COMMANDS:
+    cli.add_command(_command)

@@ -24,27 +24,19 @@ class Block(place.Place):
 
     def begin(self: _B) -> _B:
         """Start it now: a run joins the one around it, a stage with `sync` waits until its GPUs are idle."""
-        self._begin()
-        return self
+        raise NotImplementedError
 
     def end(self, status: str = "ok") -> None:
         """End it now; `status` is `ok` or `error`. Ending twice is ignored, with one warning."""
-        self._end(status)
+        raise NotImplementedError
 
     def __enter__(self: _B) -> _B:
-        self._begin()
-        return self
+        return self.begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end(status_of(kind, error))
-
-    def _begin(self) -> None:
-        raise NotImplementedError
-
-    def _end(self, status: str) -> None:
-        raise NotImplementedError
+        self.end("ok" if kind is None else status_of(kind, error))
 
     def _begun_before(self, what: str, begun: bool) -> bool:
         """Whether it has begun; then a second begin is warned of."""

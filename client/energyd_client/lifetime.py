@@ -28,57 +28,55 @@ class _Process:
         self.silent_prefix = ""  # of ids while disabled
 
 
-_this = _Process()
-_ids = count(1)
+this = _Process()
+_silent_numbers = count(1)
 _abandoned: list[Outbox] = []  # never collected: closing an inherited socket would disturb the parent
 
 
 def outbox() -> Outbox | None:
     """This process's outbox; None with ENERGYD_DISABLE=1 and after the goodbye."""
-    return _this.box or _open()
+    return this.box or _open()
 
 
 def opened() -> Outbox | None:
     """The outbox if there was a marker."""
-    return _this.box
+    return this.box
 
 
 def _open() -> Outbox | None:
-    if _this.over or os.environ.get(ENV_DISABLE, "") not in ("", "0"):
+    if this.over or os.environ.get(ENV_DISABLE, "") not in ("", "0"):
         return None
-    with _this.making:
-        if _this.box is None:
-            _this.box = Outbox()
+    with this.making:
+        if this.box is None:
+            this.box = Outbox()
             _register_exit()
-        return _this.box
+        return this.box
 
 
-def new_id() -> str:
-    """An id for a stage: unique like the client id in it."""
-    box = _this.box
-    if box is None:
-        _this.silent_prefix = _this.silent_prefix or process.new_client_id()
-    return f"{box.client if box else _this.silent_prefix}.{next(_ids)}"
+def silent_id() -> str:
+    """An id for a stage that nobody hears of: unique all the same."""
+    this.silent_prefix = this.silent_prefix or process.new_client_id()
+    return f"{this.silent_prefix}.{next(_silent_numbers)}"
 
 
 def at_exit(function: Callable[[], None]) -> None:
     """Call `function` before the goodbye."""
-    if function not in _this.endings:
-        _this.endings.append(function)
+    if function not in this.endings:
+        this.endings.append(function)
 
 
 def close() -> None:
     """End this process's outbox; another marker would open a new one."""
-    box, _this.box = _this.box, None
+    box, this.box = this.box, None
     if box is not None:
         box.close(EXIT_FLUSH_S)
 
 
 @notes.never_raises
 def _goodbye() -> None:
-    for function in _this.endings:
+    for function in this.endings:
         function()
-    _this.over = True
+    this.over = True
     close()
 
 
@@ -94,9 +92,9 @@ def _register_exit() -> None:
 
 def _forked() -> None:
     """A new process: the parent's outbox, locks and threads are not ours."""
-    box, endings = _this.box, _this.endings
-    _this.__init__()  # type: ignore[misc]  # the same object, since others may hold it
-    _this.endings = endings
+    box, endings = this.box, this.endings
+    this.__init__()  # type: ignore[misc]  # the same object, since others may hold it
+    this.endings = endings
     if box is not None:
         _abandoned.append(box)
         box.abandon()

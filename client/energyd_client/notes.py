@@ -72,15 +72,20 @@ def never_raises(function: Callable[_P, _T]) -> Callable[_P, _T | None]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            count("internal")
-            warn_once(
-                f"internal {type(error).__name__}",
-                f"energyd: a fault in the client, the program goes on: {error!r}\n"
-                f"at {caller()}, in {function.__qualname__}\nplease report it",
-            )
+            fault(error, function.__qualname__)
             return None
 
     return guarded
+
+
+def fault(error: Exception, where: str) -> None:
+    """Count and tell a fault of ours in the function `where`."""
+    count("internal")
+    warn_once(
+        f"internal {type(error).__name__}",
+        f"energyd: a fault in the client, the program goes on: {error!r}\n"
+        f"at {caller()}, in {where}\nplease report it",
+    )
 
 
 def forget() -> None:

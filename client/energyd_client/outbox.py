@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from energyd_client import cuda, notes, process
 from energyd_client.endpoints import default_spool
-from energyd_client.protocol import MARKERS, MAX_FRAME_BYTES, Marker, ProcessInfo, pack, unpack
+from energyd_client.protocol import MARKERS, MAX_FRAME_BYTES, Marker, ProcessInfo, halves, pack, text, unpack
 from energyd_client.spool import RELEASE_BYTES, Spool
 
 if TYPE_CHECKING:
@@ -25,7 +26,13 @@ HELD_MARKERS = 100_000
 REWRITE_MARKERS: Final = 1_000
 """Outstanding markers at most when a spool is written anew (about 1 ms, with the lock held)."""
 
+STOCK_IDS: Final = 64
+"""Ids of stages that are made in advance, by the sender while it has nothing else to do."""
+
 _REFILL_BYTES: Final = 2**18
+
+Ident = tuple[str, bytes, bytes]
+"""An id as it is, as UTF-8, and packed."""
 
 
 class Outbox:
@@ -33,71 +40,89 @@ class Outbox:
 
     def __init__(self) -> None:
         self.client = process.new_client_id()
+        self.idents: deque[Ident] = deque()  # for stages to come
+        self._numbers = count(1)
         self.hello = pack(process.hello(self.client))
         self.spool = Spool(default_spool(), self.client, self.hello)
         self.seq = 0
         self.fresh: deque[tuple[int, bytes]] = deque()  # for the sender to take, oldest first
         self.muted = False  # the daemon speaks another protocol: keep on disk, send nothing
         self.unmeasured = True  # until a daemon has answered
+        self.settled_seq = 0  # the daemon has all up to here, says the sender
         self._keep_spool = False
+        self._queueing = True  # neither muted nor spilled
         self._spilled: int | None = None  # offset in the spool of the first marker that memory lacks
         self._lock = threading.RLock()
         self._inside = False
-        self._late: deque[Marker] = deque()
-        self._described = 0  # 0 nothing, 1 environment, 2 with the GPUs' UUIDs
+        self._late: deque[tuple[bytes, bytes]] = deque()
+        self.described = 0  # 0 nothing, 1 environment, 2 with the GPUs' UUIDs
         self._sender: Sender | None = None
         self._start_sender()
 
-    def post(self, message: Marker) -> bool:
+    def post(self, marker: Marker) -> bool:
         """Number, keep and queue one marker. False if it is too large for a frame."""
+        head, tail = halves(marker)
+        size = len(head) + 8 + len(tail)
+        if size > MAX_FRAME_BYTES:
+            notes.ignored(marker.TYPE, f"{size} bytes do not fit a frame of {MAX_FRAME_BYTES}", "send less")
+            return False
+        self.put(head, tail)
+        return True
+
+    def put(self, head: bytes, tail: bytes) -> None:
+        """The same for the halves of a marker around its number; they must fit a frame."""
         with self._lock:
             if self._inside:  # a signal handler interrupted this very thread in here
-                self._late.append(message)
-                return True
+                self._late.append((head, tail))
+                return
             self._inside = True
             try:
-                fits = self._put(message)
+                self._put(head, tail)
                 while self._late:
-                    self._put(self._late.popleft())
+                    self._put(*self._late.popleft())
             finally:
                 self._inside = False
-        sender = self._sender
-        if sender is not None and sender.asleep:
-            sender.wake()
-        return fits
 
-    def _put(self, message: Marker) -> bool:
-        message.seq = self.seq + 1
-        data = pack(message)
-        if len(data) > MAX_FRAME_BYTES:
-            notes.ignored(
-                message.TYPE, f"{len(data)} bytes do not fit a frame of {MAX_FRAME_BYTES}", "send less"
-            )
-            return False
+    def _put(self, head: bytes, tail: bytes) -> None:
+        seq = self.seq + 1
+        data = b"".join((head, seq.to_bytes(8, "big"), tail))
         offset = self.spool.size
-        self.seq = message.seq
+        self.seq = seq
         spooled = self.spool.append(data)
         if not spooled:
             notes.count("unspooled")
-        if self._spilled is None and not self.muted and self._held() < HELD_MARKERS:
-            self.fresh.append((message.seq, data))
+        if self._queueing and seq - self.settled_seq <= HELD_MARKERS:
+            self.fresh.append((seq, data))
         elif not spooled:
             self.seq -= 1  # it never was: numbers without a hole keep the daemon's acks simple
             notes.count("lost")
             notes.warn_once("lost", f"energyd: markers are lost: memory is full, and {self.spool.reason}")
         elif self._spilled is None:
             self._spilled = offset
-        return True
+            self._queueing = False
 
     def _held(self) -> int:
         return len(self.fresh) + (self._sender.outstanding() if self._sender is not None else 0)
 
+    def ident(self) -> Ident:
+        """An id for a stage, where `idents` has none."""
+        stage_id = f"{self.client}.{next(self._numbers)}"
+        return stage_id, stage_id.encode(), text(stage_id)
+
+    def stock_ids(self) -> None:
+        """Make ids in advance: formatting costs a caller whose caches are cold more than the clock does."""
+        while len(self.idents) < STOCK_IDS:
+            self.idents.append(self.ident())
+
     def describe_process(self, t_ns: int) -> None:
-        """Tell the daemon which GPUs this process may use: once, and once more when CUDA is up."""
-        if self._described == 2 or (self._described == 1 and not cuda.is_up()):
+        """Tell the daemon which GPUs this process may use: once, and once more when CUDA is up.
+
+        Need not be called again while `described` is 1 and nobody has imported torch.
+        """
+        if self.described == 2 or (self.described == 1 and not cuda.is_up()):
             return
         uuids = cuda.uuids()
-        self._described = 2 if cuda.is_up() else 1
+        self.described = 2 if cuda.is_up() else 1
         visible = _variable("CUDA_VISIBLE_DEVICES", 4_000)  # empty means: none
         order, rank = _variable("CUDA_DEVICE_ORDER", 200) or None, _variable("LOCAL_RANK", 200) or None
         self.post(ProcessInfo(0, t_ns, visible, order, rank, uuids[:64] if uuids else None))
@@ -124,6 +149,7 @@ class Outbox:
             self.fresh.extend((_seq_of(data), data) for data in messages)
             self._keep_spool |= not messages  # unreadable here: left for the daemon to collect
             self._spilled = end if messages and end < self.spool.size else None
+            self._queueing = self._spilled is None and not self.muted
 
     def release(self) -> None:
         """The daemon has stored more: let the spool shrink to what is outstanding, if that is little."""
@@ -138,6 +164,7 @@ class Outbox:
     def mute(self) -> None:
         """Send nothing more; the spool goes on, for a daemon that understands it."""
         self.muted = self._keep_spool = True
+        self._queueing = False
         self.fresh.clear()
 
     def waiting(self) -> bool:

@@ -12,30 +12,35 @@ from __future__ import annotations
 
 import os
 import threading
+from _thread import get_ident
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING
 
 from energyd_client.arguments import identity
 from energyd_client.endpoints import ENV_RUN_ID, ENV_STAGE_ID
+from energyd_client.exports import Exports
 
-MAX_EXPORTS: Final = 100_000
-"""Stages exported before ENERGYD_STAGE_ID stays empty and children join at the top of the run: setenv
-of glibc never frees a value (measured here: 81 bytes each)."""
+if TYPE_CHECKING:
+    from energyd_client.outbox import Outbox
 
 
 class Place:
     """A run or a stage, as seen by what is begun inside it."""
 
-    __slots__ = ("is_open", "outer", "pid", "run_id", "stage_id")
+    __slots__ = ("box", "id_bytes", "id_text", "is_open", "outer", "run_bytes", "run_id", "stage_id")
 
     def __init__(self) -> None:
         self.run_id = ""
         self.stage_id: str | None = None  # parent of stages begun here
         self.outer: Place | None = None
         self.is_open = False
-        self.pid = 0  # the process that began it; a forked child ends nothing of its parent's
+        self.box: Outbox | None = None  # took its begin; a forked child has another: it ends nothing of ours
+        self.run_bytes = b""  # what each marker in it says of the run …
+        self.id_text = b""  # … and those begun in it of their parent, packed; empty: no stage
+        self.id_bytes = b""  # the same for child processes
 
 
+_main_thread = threading.main_thread().ident
 _here: ContextVar[Place | None] = ContextVar("energyd_place", default=None)
 _main: list[Place] = []  # open places that the main thread began, oldest first
 _top: list[Place] = []  # open runs of the process, oldest first
@@ -61,66 +66,54 @@ def any_run() -> Place | None:
 
 def inherited() -> tuple[str | None, str | None]:
     """Run and stage that this process was started in, from the environment as it was before us."""
-    found = _environment.before if _main else os.environ
+    found = _exports.before if _main else os.environ
     run_id = identity(found.get(ENV_RUN_ID) or "")
     return run_id, identity(found.get(ENV_STAGE_ID) or "") if run_id else None
 
 
-def enter(place: Place, *, is_run: bool = False) -> None:
-    """`place` begins around the caller."""
-    place.outer = here()
-    place.pid = os.getpid()
+def enter(place: Place, outer: Place | None) -> None:
+    """`place` begins around the caller; `outer`: what `here` says."""
+    place.outer = outer
     place.is_open = True
     _here.set(place)
-    if is_run:
-        _top.append(place)
-    if threading.get_ident() == threading.main_thread().ident:
+    if get_ident() == _main_thread:
         _main.append(place)
-        _environment.export(_main)
+        _exports.name(place.run_id, place.id_bytes)
+
+
+def enter_run(place: Place) -> None:
+    """The same for a run, which threads without a context belong to."""
+    _top.append(place)
+    enter(place, here())
 
 
 def leave(place: Place) -> None:
     """`place` ends; in whatever order and thread, what is still open around the caller comes back."""
     place.is_open = False
     if _here.get() is place:
-        _here.set(here())
-    if place in _top:
-        _top.remove(place)
+        outer = place.outer
+        _here.set(outer if outer is None or outer.is_open else here())
     if place in _main:
         _main.remove(place)
-        _environment.export(_main)
+        if _main:
+            _exports.name(_main[-1].run_id, _main[-1].id_bytes)
+        else:
+            _exports.restore()
 
 
-class _Environment:
-    """The two variables that child processes read."""
-
-    def __init__(self) -> None:
-        self.before: dict[str, str | None] = {}  # as they were when the first place began
-        self._now: dict[str, str] = {}
-        self._exports = 0
-
-    def export(self, open_places: list[Place]) -> None:
-        """Name the newest of `open_places`; none: put back what was there before."""
-        if not open_places:
-            self._restore()
-            return
-        if not self.before:
-            self.before = {name: os.environ.get(name) for name in (ENV_RUN_ID, ENV_STAGE_ID)}
-        innermost = open_places[-1]
-        # Empty rather than unset between stages: adding a variable may move the block that C code reads.
-        stage_id = (innermost.stage_id or "") if self._exports < MAX_EXPORTS else ""
-        for name, value in ((ENV_RUN_ID, innermost.run_id), (ENV_STAGE_ID, stage_id)):
-            if self._now.get(name) != value:
-                os.environ[name] = self._now[name] = value
-                self._exports += 1
-
-    def _restore(self) -> None:
-        for name, value in self.before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        self.before, self._now = {}, {}
+def leave_run(place: Place) -> None:
+    """The same for a run."""
+    if place in _top:
+        _top.remove(place)
+    leave(place)
 
 
-_environment = _Environment()
+_exports = Exports()
+
+
+def _forked() -> None:
+    global _main_thread  # noqa: PLW0603
+    _main_thread = get_ident()  # as threading has it
+
+
+os.register_at_fork(after_in_child=_forked)

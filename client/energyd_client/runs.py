@@ -12,7 +12,16 @@ from energyd_client import arguments, lifetime, place, process
 from energyd_client.block import Block, status_of
 from energyd_client.clock import now_ns
 from energyd_client.notes import ignored, never_raises
-from energyd_client.protocol import ArtifactMade, ArtifactUsed, Metric, RunBegin, RunEnd, RunLabels
+from energyd_client.protocol import (
+    ArtifactMade,
+    ArtifactUsed,
+    Metric,
+    RunBegin,
+    RunEnd,
+    RunLabels,
+    piece,
+    text,
+)
 from energyd_client.stages import Stage
 
 
@@ -86,6 +95,15 @@ class Run(Block):
         elif box := lifetime.outbox():
             box.post(ArtifactUsed(0, t_ns, self.run_id, known, self._stage_id()))
 
+    def begin(self) -> Run:
+        """Start it now, or join the run around it."""
+        self._begin()
+        return self
+
+    def end(self, status: str = "ok") -> None:
+        """End it now; `status` is `ok` or `error`. A run that was joined goes on."""
+        self._end(status)
+
     @never_raises
     def _begin(self) -> None:
         t_ns = now_ns()
@@ -95,6 +113,9 @@ class Run(Block):
         self.name = arguments.name(self.name, "run name")
         self.labels = arguments.labels(self.labels, f"labels of run {self.name!r}")
         self._join_or_create()
+        self.run_bytes = piece("run_id", self.run_id)
+        if self.stage_id:
+            self.id_bytes, self.id_text = self.stage_id.encode(), text(self.stage_id)
         if box is None:
             return
         if self.joined:
@@ -105,7 +126,8 @@ class Run(Block):
             for shorter in ((self.labels, env), (self.labels, {}), ({}, {})):
                 if box.post(RunBegin(0, t_ns, self.run_id, self.name, *shorter, git_commit=commit)):
                     break
-        place.enter(self, is_run=True)
+        self.box = box
+        place.enter_run(self)
 
     def _join_or_create(self) -> None:
         outer = place.here() or place.main_run()
@@ -124,9 +146,9 @@ class Run(Block):
         if not self._ends_now("run", bool(self.run_id)):
             return
         box = lifetime.outbox()
-        if box is not None and not self.joined and self.pid == os.getpid():
+        if box is not None and not self.joined and self.box is box:
             box.post(RunEnd(0, t_ns, self.run_id, "ok" if status == "ok" else "error"))
-        place.leave(self)
+        place.leave_run(self)
 
     @never_raises
     def _made(

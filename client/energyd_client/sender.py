@@ -2,8 +2,8 @@
 
 One background thread owns the connection. It begins with Hello and Welcome; then at most `credit` markers
 are unacknowledged; what is, when a connection ends, is sent again on the next one, and the daemon drops
-what it has. The thread sleeps in one poll on the socket and an eventfd, which a poster touches only
-while `asleep` is set: a burst of markers pays for one wake-up.
+what it has. Nobody wakes the thread for a marker, which is safe in the spool: it looks for itself. Only
+who waits for it (flush, close) rings, by an eventfd that lies in one poll with the socket.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from energyd_client.outbox import Outbox
 
 BATCH_S: Final = 0.01
-"""Pause after a wake-up, in which more markers gather: one turn of this thread takes them all."""
+"""Pause while markers keep coming, in which more of them gather: one turn of this thread takes them all."""
 
-LOOK_S: Final = 0.02
+LOOK_S: Final = 0.05
 ALERT_S: Final = 2.0
-"""For so long after a marker the thread looks for more by itself each LOOK_S (0.3 % of a core): to be woken
-by each would cost the caller 50 to 150 µs, most of it for the interpreter lock that it must then win back."""
+IDLE_LOOK_S: Final = 0.2
+"""How often the thread looks for markers, until ALERT_S after the last one and from then on. To be woken
+would cost the caller some 20 µs more a marker; looking costs 0.3 % of a core while markers come and 0.1 %
+while none do (`tests/bench/client_cost.py` prints all three)."""
 
 YIELD_EVERY: Final = 32
 """Markers sent before the interpreter lock is offered: who marks must not wait for a whole batch."""
@@ -47,8 +49,6 @@ LONGEST_WAIT_S: Final = 5.0
 LINGER_MS: Final = 100
 """How long the goodbye may take to leave."""
 
-_IDLE_MS: Final = 5_000
-
 Queue = deque[tuple[int, bytes]]
 
 
@@ -56,14 +56,12 @@ class Sender:
     """Takes from `Outbox.fresh`; all its own state belongs to its thread, except where a lock is named."""
 
     def __init__(self, box: Outbox) -> None:
-        self.asleep = False
         self._box = box
         self._link = Link()
         self._flying: Queue = deque()  # sent, not acknowledged; lower numbers than …
         self._again: Queue = deque()  # … what a new connection must send again
         self._sent_seq = 0
-        self._settled_seq = 0  # up to here nothing is outstanding
-        self._news = threading.Condition()  # guards waiting for _settled_seq
+        self._news = threading.Condition()  # guards waiting for the box's settled_seq
         self._credit = 1
         self._held = False  # the daemon is busy: what it has turned away goes out again after the next ack
         self._wait_s = FIRST_WAIT_S
@@ -84,8 +82,7 @@ class Sender:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something to do."""
-        self.asleep = False
+        """Somebody waits."""
         os.eventfd_write(self._wake_fd, 1)
 
     def outstanding(self) -> int:
@@ -95,12 +92,12 @@ class Sender:
     def flush(self, seq: int, timeout_s: float) -> bool:
         """Wait until the daemon has stored all up to `seq`."""
         with self._news:
-            if self._settled_seq < seq and not self._done:
+            if self._box.settled_seq < seq and not self._done:
                 self._hurried += 1
                 self.wake()
-                self._news.wait_for(lambda: self._settled_seq >= seq or self._done, timeout_s)
+                self._news.wait_for(lambda: self._box.settled_seq >= seq or self._done, timeout_s)
                 self._hurried -= 1
-            return self._settled_seq >= seq
+            return self._box.settled_seq >= seq
 
     def close(self, timeout_s: float) -> None:
         """Send what is left, say goodbye, end the thread; after `timeout_s` leave it to its fate."""
@@ -162,6 +159,7 @@ class Sender:
         self._progress, self._acked = time.monotonic(), False
         while True:
             self._box.refill()
+            self._box.stock_ids()
             if not (self._receive() and self._send()):
                 if not (self._acked or self._box.muted):
                     self._nap()  # a daemon that welcomes and then refuses: do not run in circles
@@ -178,29 +176,23 @@ class Sender:
                 return False
 
     def _rest(self, poller: zmq.Poller, now: float) -> bool:
-        """Sleep until there is something to do, then let a batch gather. False: the connection is lost."""
-        room = len(self._flying) < self._credit and not self._held
-        alert = room and now < self._alert_until
-        self.asleep = room and not alert  # without room only an ack can help
-        if not (room and self._box.fresh):  # looked at after `asleep` is set: no marker falls between
-            wait_s = _IDLE_MS / 1000
-            if self._flying or self._held:
-                wait_s = self._progress + self._patience_s - now
-            if self._stop_at is not None:
-                wait_s = min(wait_s, self._stop_at - now)
-            if alert:
-                wait_s = min(wait_s, LOOK_S)
-            ready = dict(poller.poll(max(0, int(1000 * wait_s) + 1)))
-            self.asleep = False
-            if self._link.monitor in ready:
-                return False
-            if self._wake_fd not in ready:
-                return True
+        """Sleep until it is time to look, or somebody rings or speaks. False: the connection is lost."""
+        room = len(self._flying) < self._credit and not self._held  # else only an ack can help
+        if room and self._box.fresh:
+            if not self._leaving():
+                time.sleep(BATCH_S)
+            return True
+        waits_s = []
+        if room:
+            waits_s.append(LOOK_S if now < self._alert_until else IDLE_LOOK_S)
+        if self._flying or self._held:
+            waits_s.append(self._progress + self._patience_s - now)
+        if self._stop_at is not None:
+            waits_s.append(self._stop_at - now)
+        ready = dict(poller.poll(max(0, int(1000 * min(waits_s)) + 1)))
+        if self._wake_fd in ready:
             self._drain_wake()
-        self.asleep = False
-        if not self._leaving():
-            time.sleep(BATCH_S)
-        return True
+        return self._link.monitor not in ready
 
     def _send(self) -> bool:
         """Send what the credit allows. False: nobody is connected any more."""
@@ -282,7 +274,7 @@ class Sender:
     def _tell(self) -> None:
         oldest = self._flying or self._again
         with self._news:
-            self._settled_seq = oldest[0][0] - 1 if oldest else self._sent_seq
+            self._box.settled_seq = oldest[0][0] - 1 if oldest else self._sent_seq
             self._news.notify_all()
         self._box.release()
 

@@ -6,17 +6,25 @@ with energy.stage("train") as stage: ...     @energy.stage("evaluate")     s = r
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Generator
 from functools import wraps
-from typing import Any, TypeVar, cast
+from sys import modules
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from energyd_client import arguments, cuda, lifetime, place
 from energyd_client.block import Block
-from energyd_client.clock import now_ns
-from energyd_client.notes import ignored, never_raises, warn_once
-from energyd_client.protocol import Count, StageBegin, StageEnd
+from energyd_client.clock import BOOTTIME, now_ns, read_ns
+from energyd_client.lifetime import this
+from energyd_client.notes import fault, ignored, never_raises, warn_once
+from energyd_client.protocol import Count, StageBegin, piece, stage_begin, stage_end
 
+if TYPE_CHECKING:
+    from energyd_client.outbox import Outbox
+
+MAX_NAMES: Final = 1_000
+"""Names of stages that are kept packed."""
+
+_packed_names: dict[str, bytes] = {}
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -31,7 +39,7 @@ class Stage(Block):
 
     def __init__(self, name: str, run: place.Place | None, devices: Any = None, sync: bool = False) -> None:
         super().__init__()
-        self.name, self._run, self._devices, self._sync = name, run, devices, sync
+        self.name, self._run, self._devices, self._sync = name, run, devices, bool(sync)
 
     @never_raises
     def count(self, **units: int) -> None:
@@ -91,49 +99,87 @@ class Stage(Block):
             return cast(_F, wraps(function)(whole_iteration))
         return cast(_F, wraps(function)(whole_call))
 
-    @never_raises
-    def _begin(self) -> None:
+    def begin(self) -> Stage:
+        """Start it now; with `sync`, once the GPUs are idle.
+
+        This and `end` are written for few Python calls: after a pause of the program each costs several
+        microseconds until it is back in the caches.
+        """
         synced = self._sync and cuda.synchronize()
-        t_ns = now_ns()
-        if self._begun_before("stage", self.stage_id is not None):
-            return
-        box = lifetime.outbox()
-        self.stage_id = lifetime.new_id()
-        if box is None:
-            return
-        around = self._around()
+        t_ns = read_ns(BOOTTIME)
+        try:
+            if self.stage_id is not None:
+                self._begun_before("stage", True)
+                return self
+            box = this.box or lifetime.outbox()
+            if box is None:
+                self.stage_id = lifetime.silent_id()
+                return self
+            try:
+                self.stage_id, self.id_bytes, self.id_text = box.idents.popleft()
+            except IndexError:
+                self.stage_id, self.id_bytes, self.id_text = box.ident()
+            around = inner = place.here()
+            if around is None or (self._run is not None and self._run.run_id != around.run_id):
+                around = self._around(inner)
+                inner = place.here()  # a run may have begun for this stage
+            self.box, self.run_id, self.run_bytes = box, around.run_id, around.run_bytes
+            if box.described < 1 + ("torch" in modules):
+                box.describe_process(t_ns)
+            try:
+                name = _packed_names[self.name]
+            except (KeyError, TypeError):
+                name = self._pack_name()
+            if self._devices is None:
+                box.put(*stage_begin(t_ns, self.run_bytes, self.id_text, name, around.id_text, synced))
+            else:
+                self._post_with_devices(box, t_ns, around, synced)
+            place.enter(self, inner)
+        except Exception as error:
+            fault(error, "Stage.begin")
+        return self
+
+    __enter__ = begin
+
+    def end(self, status: str = "ok") -> None:
+        """End it now; `status` is `ok` or `error`. Ending twice is ignored, with one warning."""
+        if self._sync and self.box is this.box:
+            cuda.synchronize()
+        t_ns = read_ns(BOOTTIME)
+        try:
+            if self._ended or self.stage_id is None:
+                self._ends_now("stage", self.stage_id is not None)
+                return
+            self._ended = True
+            box = self.box
+            # A child forked inside the stage leaves the block too, but the stage is its parent's to end.
+            if box is not None and box is this.box:
+                box.put(*stage_end(t_ns, self.run_bytes, self.id_text, "ok" if status == "ok" else "error"))
+                if box.described < 1 + ("torch" in modules):
+                    box.describe_process(t_ns)
+            place.leave(self)
+        except Exception as error:
+            fault(error, "Stage.end")
+
+    def _pack_name(self) -> bytes:
         self.name = arguments.name(self.name, "stage name")
-        self.run_id = around.run_id
-        box.describe_process(t_ns)
+        packed = piece("name", self.name)
+        if len(_packed_names) < MAX_NAMES:
+            _packed_names[self.name] = packed
+        return packed
+
+    def _post_with_devices(self, box: Outbox, t_ns: int, around: place.Place, synced: bool) -> None:
+        assert self.stage_id is not None
         devices = arguments.devices(self._devices, f"devices of stage {self.name!r}")
         box.post(StageBegin(0, t_ns, self.run_id, self.stage_id, self.name, around.stage_id, devices, synced))
-        place.enter(self)
 
-    @never_raises
-    def _end(self, status: str) -> None:
-        if self._sync and self.pid == os.getpid():
-            cuda.synchronize()
-        t_ns = now_ns()
-        if not self._ends_now("stage", self.stage_id is not None):
-            return
-        assert self.stage_id is not None
-        box = lifetime.outbox()
-        # A child forked inside the stage leaves the block too, but the stage is its parent's to end.
-        if box is not None and self.pid == os.getpid():
-            box.post(StageEnd(0, t_ns, self.run_id, self.stage_id, "ok" if status == "ok" else "error"))
-            box.describe_process(t_ns)
-        place.leave(self)
-
-    def _around(self) -> place.Place:
+    def _around(self, inner: place.Place | None) -> place.Place:
         """Where this stage begins: in the run it was made from, or the caller's."""
         from energyd_client import runs
 
-        inner = place.here()
         if self._run is None:
             return inner or runs.current()
-        if inner is not None and inner.run_id == self._run.run_id:
-            return inner
-        if self._run.pid and not self._run.is_open:
+        if self._run.box is not None and not self._run.is_open:
             warn_once(f"late {self.name}", f"energyd: stage {self.name!r} begins after its run has ended")
         return self._run
 

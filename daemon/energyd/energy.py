@@ -238,12 +238,15 @@ class DeviceLog:
         return self._len > 0 and t_ns - self.sensing.reach_ns > self._t[0]
 
     def after(self, t_ns: int | None, until_ns: int | None = None) -> tuple[I64, I32, I64]:
-        """Copies of the samples later than t_ns (all in memory if None) and not later than until_ns."""
+        """The samples later than t_ns (all in memory if None) and not later than until_ns.
+
+        Views, for an hour of eight devices is 29 MB: good until the next `trim`.
+        """
         lo = 0 if t_ns is None else int(np.searchsorted(self._t[: self._len], t_ns, side="right"))
         hi = self._len
         if until_ns is not None:
             hi = int(np.searchsorted(self._t[: self._len], until_ns, side="right"))
-        return self._t[lo:hi].copy(), self._p[lo:hi].copy(), self._c[lo:hi].copy()
+        return self._t[lo:hi], self._p[lo:hi], self._c[lo:hi]
 
     def trim(self, before_ns: int) -> None:
         """Forget samples older than before_ns less the guard; their hour is sealed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import time
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ class Extent:
 
     store_bytes: int | None = None  # of all files in it
     free_bytes: int | None = None  # on its disk, for this user
-    oldest_t_ns: int | None = None  # of all samples; of sealed ones the beginning of their hour, or day
+    oldest_t_ns: int | None = None  # of all samples; of sealed ones where their hour, day or month begins
 
 
 class Survey:
@@ -56,11 +57,16 @@ class Survey:
 
 
 def sealed_since_ns(paths: Iterable[str]) -> int:
-    """Where the hour, or the day, of the oldest of these sealed files begins, as t_ns."""
-    return min(
-        (hour_of_sealed(path) - (0 if is_hour_file(path.rsplit("/", 1)[1]) else 23)) * HOUR_NS
-        for path in paths
-    )
+    """Where the hour, day or month of the oldest of these sealed files begins, as t_ns."""
+    return min(_begins_ns(path) for path in paths)
+
+
+def _begins_ns(path: str) -> int:
+    *_, folder, name = path.split("/")
+    if is_hour_file(name):
+        return hour_of_sealed(path) * HOUR_NS
+    first = dt.date.fromisoformat((folder.partition("=")[2] + "-01")[:10])  # a month has no day of its own
+    return (first - dt.date(1970, 1, 1)).days * 24 * HOUR_NS
 
 
 def _size(store: Path) -> int | None:

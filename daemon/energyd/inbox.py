@@ -65,6 +65,11 @@ class Inbox:
         return events, markers
 
     @property
+    def has_markers(self) -> bool:
+        """Whether somebody has said something that is not yet taken."""
+        return bool(self._markers)
+
+    @property
     def waiting(self) -> int:
         """Events and markers not yet taken."""
         with self._lock:

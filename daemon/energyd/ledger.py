@@ -28,6 +28,11 @@ from energyd.timeline import Timeline
 HOLD_NS: Final = 10_000_000_000
 """How long samples wait behind a gap for a counter read (one device a second is read, round robin)."""
 
+PATIENCE_NS: Final = 5_000_000_000
+PATIENT: Final = "conditions"
+"""Rows that explain outliers: nobody waits for them, and a statement of their own in each second's commit
+costs as much for one row as for five seconds'."""
+
 Row = tuple[Any, ...]
 
 
@@ -83,7 +88,9 @@ class Ledger:
         self.tracks: dict[int, CounterTrack] = {}
         self.rows: dict[str, list[Row]] = {}
         self.appended: list[tuple[int, Appended]] = []
-        self.moved: set[int] = set()  # devices whose totals changed
+        self.moved = False  # whether a device's totals have changed
+        self.patience_ns = PATIENCE_NS  # 0 at the end: all that is here
+        self._patient_until_ns = 0
         self.gaps = 0
         self.gap_reasons: Counter[str] = Counter()
         self.samples = 0
@@ -186,10 +193,15 @@ class Ledger:
                 self._settle_reads(device, book)
 
     def take_rows(self) -> tuple[dict[str, list[Row]], list[tuple[int, Appended]], dict[int, Totals]]:
-        """Everything since the last call, for the next commit."""
+        """What the next commit is to write: the totals of all devices, if one has moved."""
         rows, appended = self.rows, self.appended
-        totals = {d: self._books[d].log.totals for d in self.moved}
-        self.rows, self.appended, self.moved = {}, [], set()
+        totals = {d: log.totals for d, log in self.logs.items()} if self.moved else {}
+        self.rows, self.appended, self.moved = {}, [], False
+        now_ns = self._timeline.now_ns()
+        if self.patience_ns and now_ns < self._patient_until_ns:
+            self.rows = {PATIENT: rows.pop(PATIENT)} if PATIENT in rows else {}
+        else:
+            self._patient_until_ns = now_ns + self.patience_ns
         return rows, appended, totals
 
     # ---- helpers -------------------------------------------------------------------------------------
@@ -302,7 +314,7 @@ class Ledger:
                 totals.read_t_ns, totals.read_mj, totals.read_uj = read.t_ns, read.energy_mj, cum
                 totals.read_rough, totals.read_bridge_j2 = edge.rough, edge.bridge_j2
                 totals.read_p_w, totals.read_range_w = edge.p_w, edge.range_w
-                self.moved.add(device)
+                self.moved = True
 
     def _broke(self, device: int, before: Anchor, read: CounterRead) -> bool:
         """Whether the counter went back, or ahead further than the board can have drawn."""
@@ -326,7 +338,7 @@ class Ledger:
 
     def _note(self, device: int, added: Appended) -> None:
         self.appended.append((device, added))
-        self.moved.add(device)
+        self.moved = True
         self.samples += len(added.t_ns)
 
     def _row(self, table: str, row: Row) -> None:

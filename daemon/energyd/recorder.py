@@ -1,8 +1,8 @@
 """What becomes durable when? The one thread that integrates, tracks, commits, exports and seals.
 
-Every half second: take what came in, settle what can be settled, commit it in one transaction, then tell
-the world (acknowledgements, stage news). A refused commit loses nothing: the batch is kept and tried
-again, and the daemon says DEGRADED.
+Every half second, or every second while nobody waits for anything: take what came in, settle what can be
+settled, commit it in one transaction, then tell the world (acknowledgements, stage news). A refused
+commit loses nothing: the batch is kept and tried again, and the daemon says DEGRADED.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ from energyd_client import protocol as p
 log = logging.getLogger("energyd")
 
 COMMIT_S: Final = 0.5
+"""How long markers wait for their commit, and an ended stage for its energy, at most."""
+CALM_S: Final = 1.0
+"""The same for samples alone: a commit costs about the same however few it brings."""
 EXPORT_S: Final = 60.0
 FIRST_EXPORT_S: Final = 2.0  # so that plain DuckDB tools see something soon
 CLOCKS_S: Final = 60.0
@@ -145,9 +148,13 @@ class Recorder:
         self._thread.join()
 
     def _loop(self) -> None:
+        next_ = 0.0
         while not self._stop.is_set():
-            self.inbox.bell.wait(COMMIT_S)
+            rang = self.inbox.bell.wait(COMMIT_S)
             self.inbox.bell.clear()
+            if not rang and not self._awaited() and time.monotonic() < next_:
+                continue
+            next_ = time.monotonic() + CALM_S
             try:
                 self.tick()
             except Exception:  # a bug must not end the sampling; the batch is kept
@@ -157,9 +164,14 @@ class Recorder:
                 self._troubles.pop("recorder", None)
         self._last_words()
 
+    def _awaited(self) -> bool:
+        """Whether somebody waits: a client for an acknowledgement, a stage for its energy."""
+        return self.inbox.has_markers or any(s.state == "ended" for s in self.tracker.stages.values())
+
     def _last_words(self) -> None:
         """The last commit and export. A full disk gets some seconds; then what is lost is said."""
         deadline = time.monotonic() + STOP_RETRY_S
+        self.ledger.patience_ns = 0
         self.tick()
         while "commit" in self._troubles and time.monotonic() < deadline:
             time.sleep(COMMIT_S)

@@ -30,6 +30,10 @@ _SLEPT_NS: Final = 50_000_000
 and a sleep too short for this is too short for a gap."""
 
 
+LATE_S: Final = 60.0
+"""How far back lateness is told: a calm hour must not hide the minute in which a machine is overloaded."""
+
+
 class Sampler:
     """Opens, reads and closes one source. Nothing it does waits for the store."""
 
@@ -38,7 +42,7 @@ class Sampler:
         self.ready = threading.Event()  # opened, and its devices declared
         self.failure: Exception | None = None  # why it could not be opened
         self.leave = Leave()  # asked to let go of the source
-        self.late_ms: deque[float] = deque(maxlen=2_000)
+        self.late: deque[tuple[float, float]] = deque(maxlen=10_000)  # (when it was due, ms too late)
         self._inbox = inbox
         self._stop = threading.Event()
         self._suspended_ns = suspended_ns()
@@ -74,7 +78,7 @@ class Sampler:
             now = time.monotonic()
             deadline = max(deadline, now)  # late: do not hurry after what is gone
             self._stop.wait(deadline - now)
-            self.late_ms.append(max(0.0, time.monotonic() - deadline) * 1000)
+            self.late.append((deadline, max(0.0, time.monotonic() - deadline) * 1000))
         self._read()
         self.source.close()
 
@@ -130,6 +134,7 @@ class Sampler:
 
 
 def late_ms_p99(samplers: list[Sampler]) -> float | None:
-    """How late reads were, in ms, 99th percentile of the last ones; None before the first."""
-    late = sorted(ms for s in samplers for ms in list(s.late_ms))
+    """How late reads of the last minute were, in ms, 99th percentile; None before the first."""
+    since = time.monotonic() - LATE_S
+    late = sorted(ms for s in samplers for due, ms in list(s.late) if due >= since)
     return round(late[int(0.99 * (len(late) - 1))], 3) if late else None

@@ -45,7 +45,7 @@ PENDING_WAIT_S: Final = 3.0
 
 SWITCH_S: Final = 0.000_2
 """How long a busy thread keeps the interpreter from the others. The wire thread lets go of it at every
-frame; at Python's 5 ms, with a busy recorder, 26,000 markers a second were acknowledged instead of 48,000."""
+frame, and at Python's 5 ms waited for a busy recorder as often: half as many markers were acknowledged."""
 
 SOURCE_WAIT_S: Final = 5.0
 """How long a start waits for its sources; a slower one is declared when it is there."""

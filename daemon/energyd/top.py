@@ -39,7 +39,7 @@ DRAW_S: Final = 0.25
 LINE_S: Final = 1.0
 ASK_TIMEOUT_S: Final = 3.0
 FIRST_WORD_S: Final = 3.0
-"""How long `--once` waits for samples and health; health comes once a second."""
+"""How long `--once` waits for health, samples and open stages; health comes once a second."""
 
 GONE_S: Final = 10.0
 """A log is not a screen that somebody looks at: lines end when the daemon was silent for so long."""
@@ -95,7 +95,7 @@ def _once(state: TopState, feed: Subscriber, json_output: bool) -> int:
     deadline_ns = clock.now_ns() + int(FIRST_WORD_S * S_NS)
     while clock.now_ns() < deadline_ns:
         _take(state, feed, 0.05)
-        if state.status is not None and all(d.power_mw is not None for d in state.devices.values()):
+        if state.is_whole():
             break
     now_ns = clock.now_ns()
     if json_output:

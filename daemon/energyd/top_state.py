@@ -156,6 +156,14 @@ class TopState:
 
     # ---- out -----------------------------------------------------------------------------------
 
+    def is_whole(self) -> bool:
+        """Whether all has been heard that the daemon's last health word speaks of."""
+        if self.status is None:
+            return False
+        opened = sum(s.word.state == "open" for s in self.stages.values())
+        powered = all(d.power_mw is not None for d in self.devices.values())
+        return powered and opened >= self.status.get("open_stages", 0)
+
     def now_ns(self, local_ns: int) -> int:
         """Store time at `local_ns`. A replay's time is its trace's: the newest sample's."""
         newest = max((d.last_t_ns for d in self.devices.values() if d.last_t_ns is not None), default=0)

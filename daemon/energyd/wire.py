@@ -17,15 +17,18 @@ import msgspec
 
 from energyd_client import protocol as p
 
+SAID = 300
+"""Characters of a refusal's text and of the field that it names: both may quote 64 KiB of a stranger's."""
+
 
 class WireError(Exception):
     """A frame is refused. `code`, `field` and `seq` (if it could be read) go into the Refusal."""
 
     def __init__(self, code: str, message: str, field: str | None = None, seq: int | None = None) -> None:
         self.code = code
-        self.field = field
+        self.field = field and field[:SAID]
         self.seq = seq
-        super().__init__(message)
+        super().__init__(message if len(message) <= SAID else message[: SAID - 1] + "…")
 
 
 def decode(frame: bytes | memoryview) -> p.Message:
@@ -37,7 +40,7 @@ def decode(frame: bytes | memoryview) -> p.Message:
     except msgspec.ValidationError as error:
         raise _explain(frame, error) from None
     except Exception as error:  # truncated, not msgpack, too deeply nested (RecursionError) …
-        raise WireError("malformed", f"not a message: {type(error).__name__}: {error}"[:300]) from None
+        raise WireError("malformed", f"not a message: {type(error).__name__}: {error}") from None
     cls = _structs()[type(struct)]
     message: p.Message = cls(**{n: getattr(struct, n) for n in struct.__struct_fields__})
     if isinstance(message, p.Hello) and message.v != p.VERSION:

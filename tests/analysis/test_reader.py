@@ -128,6 +128,21 @@ def test_an_open_stages_counts_are_those_of_the_tail_not_of_the_older_live_file(
         assert reader.sql("SELECT counts FROM raw_stages_log").fetchall() == [('{"label": 77}',)]
 
 
+def test_a_run_that_is_closed_in_the_live_file_and_opened_again_by_a_late_child_keeps_its_own_row(
+    store: Store, daemon: Callable[..., str]
+) -> None:
+    store.device(0)
+    store.power(0, range(T0, T0 + 30 * S, S), lambda t: 100_000)
+    store.run("r1", name="train", client="creator")
+    root = store.write()
+    live = store.live(["samples", "runs_log"], T0 + 5 * S)
+    store.rows.pop("runs_log")
+    store.run("r1", name="r1", t0=T0 + 20 * S, t1=None, client=None)
+    daemon(root, tail_of(store, {"samples": live["samples"]}, T0 + 5 * S) | {"live": live})
+    with open_reader(root) as reader:
+        assert reader.sql("SELECT name, status FROM runs").fetchall() == [("train", "ok")]
+
+
 def test_a_file_that_vanished_since_the_reply_is_asked_for_again(
     store: Store, daemon: Callable[..., str]
 ) -> None:

@@ -4,8 +4,11 @@
 
 A real daemon over the simulated source; the client with its spool, sender thread and acknowledgements, in
 a process of its own. Paced calls are compared with two bare appending writes of the same size to the same
-folder, taken in turns in the same loop: what wakes up late, wakes up late for both. Peers measure one fake
-GPU whose counter burns 2.8 ms of CPU a read, as an H100's does.
+folder, taken in turns in the same loop, each after the same sleep: what finds its caches cold, finds them
+cold in all of them. Two more take their turns, to tell what of the rest is Python's own: the least that
+reads the clock and writes (`Stamp`), and the least that is a marker (`LeastMarker`: locked, numbered,
+checked, queued, current in its context, but without a name, a parent, an error or a fork to think of).
+Peers measure one fake GPU whose counter burns 2.8 ms of CPU a read, as an H100's does.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import os
 import sys
 import threading
 import time
+import zlib
+from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -64,15 +70,13 @@ def pairs(run: Any, n: int) -> list[int]:
 
 
 def paced(period_s: float, n: int, folder: Path, computing: bool) -> dict[str, Any]:
-    """A pair and two bare writes in turns, each half a period after the other."""
+    """A pair, two bare writes and both kinds of floor in turns, evenly spaced over the period."""
     import energyd_client as energy
     from energyd_client import lifetime
 
     stop = threading.Event()
     if computing:
         threading.Thread(target=compute, args=(stop,), daemon=True).start()
-    pair_ns: list[int] = []
-    write_ns: list[int] = []
     fd = os.open(folder / f"bare-{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     with energy.run("cost") as run:
         run.stage("step").begin().end()
@@ -83,19 +87,97 @@ def paced(period_s: float, n: int, folder: Path, computing: bool) -> dict[str, A
         middle = box.spool.size
         stage.end()
         first, second = os.urandom(middle - size), os.urandom(box.spool.size - middle)
-        for _ in range(n):
-            time.sleep(period_s / 2)
-            pair_ns += pairs(run, 1)
-            time.sleep(period_s / 2)
+
+        def bare() -> int:
             t = time.perf_counter_ns()
             os.write(fd, first)
             os.write(fd, second)
-            write_ns.append(time.perf_counter_ns() - t)
+            return time.perf_counter_ns() - t
+
+        turns: dict[str, Callable[[], int]] = {
+            "ns": lambda: pairs(run, 1)[0],
+            "write_ns": bare,
+            "stamp_ns": lambda: pair(Stamp(fd, first, second)),
+            "least_ns": lambda: pair(LeastMarker(fd, first[24:], second[24:])),
+        }
+        took: dict[str, list[int]] = {name: [] for name in turns}
+        for _ in range(n):
+            for name, turn in turns.items():
+                time.sleep(period_s / len(turns))
+                took[name].append(turn())
     stop.set()
     os.close(fd)
     stored = energy.flush(60)
-    return {"ns": summary(pair_ns), "write_ns": summary(write_ns), "bytes": [len(first), len(second)],
+    return {**{name: summary(ns) for name, ns in took.items()}, "bytes": [len(first), len(second)],
             "stored": stored, "losses": energy.losses()}  # fmt: skip
+
+
+def wake(n: int) -> dict[str, Any]:
+    """What it would cost a marker each 50 ms to wake the sender."""
+    import energyd_client as energy
+    from energyd_client import lifetime
+
+    took = []
+    with energy.run("cost"):
+        box = lifetime.opened()
+        assert box is not None
+        assert box._sender is not None
+        for _ in range(n):
+            time.sleep(0.05)
+            t = time.perf_counter_ns()
+            box._sender.wake()
+            took.append(time.perf_counter_ns() - t)
+    return {"ns": summary(took)}
+
+
+def pair(stage: Any) -> int:
+    t = time.perf_counter_ns()
+    stage.begin()
+    stage.end()
+    return time.perf_counter_ns() - t
+
+
+class Stamp:
+    """The clock and one write at either end."""
+
+    def __init__(self, fd: int, first: bytes, second: bytes) -> None:
+        self.fd, self.first, self.second = fd, first, second
+
+    def begin(self) -> None:
+        self.t0_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        os.write(self.fd, self.first)
+
+    def end(self) -> None:
+        self.t1_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        os.write(self.fd, self.second)
+
+
+class LeastMarker(Stamp):
+    """What no marker in Python can do without, in as few calls as that takes."""
+
+    lock = threading.RLock()
+    queue: ClassVar[deque[tuple[int, bytes]]] = deque(maxlen=1_000)
+    here: ContextVar[Any] = ContextVar("here", default=None)
+    seq = 0
+
+    def begin(self) -> None:
+        t_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        with self.lock:
+            seq = LeastMarker.seq = LeastMarker.seq + 1
+            data = b"".join((seq.to_bytes(8, "big"), t_ns.to_bytes(8, "big"), self.first))
+            os.write(self.fd, b"".join((zlib.crc32(data).to_bytes(8, "little"), data)))
+            self.queue.append((seq, data))
+        self.outer = self.here.get()
+        self.here.set(self)
+
+    def end(self) -> None:
+        t_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        with self.lock:
+            seq = LeastMarker.seq = LeastMarker.seq + 1
+            data = b"".join((seq.to_bytes(8, "big"), t_ns.to_bytes(8, "big"), self.second))
+            os.write(self.fd, b"".join((zlib.crc32(data).to_bytes(8, "little"), data)))
+            self.queue.append((seq, data))
+        self.here.set(self.outer)
 
 
 def compute(stop: threading.Event) -> None:
@@ -115,11 +197,13 @@ def growth(markers: int, parts: int) -> dict[str, Any]:
     began = time.monotonic()
     with energy.run("growth") as run:
         for part in range(parts):
-            for _ in range(markers // parts // 20):
+            for i in range(markers // parts // 20):
                 with run.stage("step") as stage:
                     for _ in range(18):
                         stage.count(tokens=4096)
-            energy.flush(100)  # before what waits fills memory: growth is asked, not overload
+                if i % 500 == 499:
+                    energy.flush(100)  # what waits fills memory, at most 10,000 markers: growth is asked
+            energy.flush(100)
             box = lifetime.opened()
             assert box is not None
             time.sleep(0.05)  # the spool shrinks just after the flush is told
@@ -127,6 +211,47 @@ def growth(markers: int, parts: int) -> dict[str, Any]:
             seen.append(((part + 1) * markers // parts, rss, box.spool.size / 2**20))
     return {"seen": seen, "stored": energy.flush(60), "losses": energy.losses(),
             "markers_s": markers / (time.monotonic() - began)}  # fmt: skip
+
+
+def start() -> dict[str, Any]:
+    """CPU and memory of the import and of the first marker, in this fresh process."""
+    before_mib, before_s = memory_mib("self", "VmRSS"), time.process_time()
+    import energyd_client as energy
+
+    imported_s, imported_mib = time.process_time(), memory_mib("self", "VmRSS")
+    with energy.run("start") as run:
+        with run.stage("first"):
+            pass
+        marked_s, marked_mib = time.process_time(), memory_mib("self", "VmRSS")
+    return {"import_ms": 1000 * (imported_s - before_s), "import_mib": imported_mib - before_mib,
+            "first_ms": 1000 * (marked_s - imported_s), "first_mib": marked_mib - imported_mib}  # fmt: skip
+
+
+def free(rounds: int) -> dict[str, Any]:
+    """Nanoseconds of a pair where ENERGYD_DISABLE is set."""
+    import energyd_client as energy
+
+    with energy.run("cost") as run:
+        took = [ns for _ in range(rounds) for ns in pairs(run, 2_000)]
+    return {"ns": summary(took), "zmq": "zmq" in sys.modules, "threads": threading.active_count()}
+
+
+def sender(seconds: float) -> dict[str, Any]:
+    """Share of a core that the sender takes with a marker each half second, and with none."""
+    import energyd_client as energy
+    from energyd_client.sender import ALERT_S
+
+    found = {}
+    with energy.run("cost") as run, run.stage("step") as stage:
+        for name, marking in (("alert", True), ("idle", False)):
+            time.sleep(0.5 if marking else ALERT_S + 0.5)
+            began_s, began = time.process_time(), time.monotonic()
+            while time.monotonic() < began + seconds:
+                time.sleep(0.5)
+                if marking:
+                    stage.count(n=1)
+            found[name] = (time.process_time() - began_s) / (time.monotonic() - began)
+    return found
 
 
 def peer(name: str, seconds: float) -> dict[str, Any]:
@@ -158,6 +283,10 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "back_to_back": lambda n: back_to_back(int(n)),
     "paced": lambda s, n, folder, computing: paced(float(s), int(n), Path(folder), computing == "1"),
     "growth": lambda n, parts: growth(int(n), int(parts)),
+    "start": start,
+    "free": lambda n: free(int(n)),
+    "wake": lambda n: wake(int(n)),
+    "sender": lambda s: sender(float(s)),
     "peer": lambda name, s: peer(name, float(s)),
 }
 
@@ -186,6 +315,7 @@ def measure(bench: Bench, folder: Path) -> None:
             bench.add(what, p50_us, "µs", target=15 if not i else None, peer=known, note=why,
                       peer_figure=found and found["ns"]["p50"] / 1000)  # fmt: skip
         bench.add("begin + end, back to back, p99", mine["ns"]["p99"] / 1000, "µs")
+        _start_and_idle(bench, env, quick)
         for name, (period_s, n) in PACES.items():
             _paced(bench, name, period_s, 20 if quick else n, daemon, folder, computing=False)
         _paced(bench, "every 10 ms beside a computing thread", 0.01, 20 if quick else 500, daemon, folder,
@@ -222,6 +352,28 @@ def _paced(
         pair, write = found["ns"][which], found["write_ns"][which]
         bench.add(f"begin + end, {name}, {which}, over two bare writes", pair / write, "times", target=2,
                   note=f"{pair / 1000:.1f} µs against {write / 1000:.1f} µs, {n} of each")  # fmt: skip
+        for key, what in (("stamp_ns", "clock and write alone"), ("least_ns", "the least that is a marker")):
+            floor = found[key][which]
+            bench.add(f"… {what}, {which}", floor / write, "times", note=f"{floor / 1000:.1f} µs")
+
+
+def _start_and_idle(bench: Bench, env: dict[str, str], quick: bool) -> None:
+    tries = 1 if quick else 7  # the least: noise only adds
+    disabled = {**env, "ENERGYD_DISABLE": "1"}
+    for name, where in (("", env), (", ENERGYD_DISABLE=1", disabled)):
+        starts = [run_child(__file__, "--part", "start", env=where) for _ in range(tries)]
+        bench.raw[f"start{name}"] = starts
+        for key, what in (("import", "import"), ("first", "first run and stage")):
+            bench.add(f"{what}{name}, CPU", min(s[f"{key}_ms"] for s in starts), "ms")
+            bench.add(f"{what}{name}, memory", min(s[f"{key}_mib"] for s in starts), "MiB")
+    found = bench.raw["free"] = run_child(__file__, "--part", "free", "1" if quick else "8", env=disabled)
+    bench.add("begin + end, back to back, ENERGYD_DISABLE=1, p50", found["ns"]["p50"] / 1000, "µs",
+              note=f"zmq imported: {found['zmq']}, threads: {found['threads']}")  # fmt: skip
+    found = bench.raw["sender"] = run_child(__file__, "--part", "sender", "1" if quick else "10", env=env)
+    bench.add("the sender, a marker each 0.5 s", 100 * found["alert"], "% of a core")
+    bench.add("the sender, no markers", 100 * found["idle"], "% of a core")
+    found = bench.raw["wake"] = run_child(__file__, "--part", "wake", "5" if quick else "200", env=env)
+    bench.add("waking the sender, which no marker does, every 50 ms, p50", found["ns"]["p50"] / 1000, "µs")
 
 
 def _growth(bench: Bench, markers: int, env: dict[str, str]) -> None:

@@ -131,7 +131,7 @@ def measure(bench: Bench, folder: Path) -> None:
     finally:
         daemon.stop()
     _tell(bench, plain, busy)
-    note = f"{queries} queries, {len(sealed)} hour sealed meanwhile; the last 2,000 reads at most"
+    note = f"{queries} queries, {len(sealed)} hour sealed meanwhile; reads of the last minute"
     bench.add("sampler's lateness p99 while readers query", late_ms, "ms", target=20, note=note)
     bench.add("memory at its peak", peak, "MiB", target=250, note="a short hour; hours.py seals whole ones")
     bench.add("gaps meanwhile", float(status["gaps"]), "gaps", target=0)

@@ -3,6 +3,7 @@
 A benchmark makes rows and hands them to `tell`: a table on the screen and, with --out, one JSON file:
 
     {"name", "question", "began", "seconds", "machine": {…}, "quick": bool, "raw": {…},
+     "failed": what ended it, or null,
      "rows": [{"what", "figure", "unit", "target", "at_least", "peer", "peer_figure", "note"}]}
 
 `figure` None means that it could not be measured, and `note` says why. Nothing here says `met` but `met()`.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -84,6 +86,7 @@ class Bench:
     options: argparse.Namespace
     rows: list[Row] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
+    failed: str | None = None
     began: float = field(default_factory=time.time)
 
     def add(self, what: str, figure: float | None, unit: str, **more: Any) -> None:
@@ -92,13 +95,15 @@ class Bench:
 
     def tell(self) -> None:
         """Print all rows; write the JSON if asked to."""
-        widths = [max(len(cells(r)[i]) for r in self.rows) for i in range(4)]
+        widths = [max((len(cells(r)[i]) for r in self.rows), default=0) for i in range(4)]
         print(f"{self.name}: {self.question}")
         for row in self.rows:
             text = cells(row)
             print(
                 "  " + "  ".join([c.ljust(w) for c, w in zip(text, widths, strict=False)] + text[4:]).rstrip()
             )
+        if self.failed:
+            print(f"  FAILED: {self.failed}")
         if self.options.out is not None:
             found = {
                 "name": self.name,
@@ -106,6 +111,7 @@ class Bench:
                 "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began)),
                 "seconds": round(time.time() - self.began, 1),
                 "quick": self.options.quick,
+                "failed": self.failed,
                 "machine": machine(),
                 "rows": [asdict(row) for row in self.rows],
                 "raw": self.raw,
@@ -141,8 +147,14 @@ def run(
         return
     bench = Bench(name, question, options(doc, more))
     with tempfile.TemporaryDirectory() as folder:
-        measure(bench, Path(folder))
+        try:
+            measure(bench, Path(folder))
+        except (Exception, SystemExit) as error:  # the page says what failed, beside what was measured
+            bench.failed = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            traceback.print_exc()
     bench.tell()
+    if bench.failed:
+        raise SystemExit(1)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -1,16 +1,20 @@
-"""Does the daemon's memory stay flat over a day, whole hours sealed on the way?
+"""Does the daemon's memory stay flat over a day, whole hours sealed on the way? What does the day cost then?
 
     python tests/bench/hours.py [--quick] [--out DIR] [--hours 24]
 
 A day in a minute or two: the daemon's own recorder, ledger and store in one process, on a clock that this
 file moves. Eight devices at 50 Hz, a stage, a counter read of each and a commit a minute, live files every
-10 minutes, a seal every hour. Sockets and samplers are left out: daemon_cost.py has those.
+10 minutes, a seal every hour. Sockets and samplers are left out: daemon_cost.py has those. Of a whole day the
+child process then makes one file, and thins it.
 """
 
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import Bench, memory_mib, run
+from bench.figures import Bench, child_env, memory_mib, run
 
 DEVICES = 8
 GRID_NS = 20_000_000
@@ -53,7 +57,7 @@ class Day:
         from energyd.store.load import load
         from energyd.store.write import HotStore
 
-        self.now = self.began = 490_000 * HOUR_NS
+        self.now = self.began = 20_000 * 24 * HOUR_NS  # midnight, UTC
         self.inbox = Inbox()
         layout = Layout(folder)
         self.store = HotStore(layout)
@@ -119,13 +123,49 @@ class Day:
         return found
 
 
+def trend(seen: list[tuple[float, float]]) -> tuple[float, float]:
+    """Slope of a straight line through the points, and its standard error."""
+    if len(seen) < 3:
+        raise SystemExit("too few hours were sealed to tell a trend: give --hours 5 or more")
+    x, y = np.array(seen).T
+    slope, level = np.polyfit(x, y, 1)
+    rest = y - (slope * x + level)
+    return float(slope), float(np.sqrt((rest @ rest) / (len(x) - 2) / ((x - x.mean()) @ (x - x.mean()))))
+
+
+def afterwards(bench: Bench, folder: Path) -> None:
+    """What making one file of the day takes, and thinning it, in the process that does it."""
+    (day,) = (folder / "sealed" / "samples").iterdir()
+    for what, more in (("made one file", []), ("thinned", ["--thin"])):
+        command = [sys.executable, "-m", "energyd.store.upkeep_files", str(folder), day.name, *more]
+        before, peak = resource.getrusage(resource.RUSAGE_CHILDREN), 0.0
+        with subprocess.Popen(command, env=child_env()) as child:
+            while child.poll() is None:
+                peak = max(peak, _peak_mib(child.pid))
+                time.sleep(0.005)
+        if child.returncode:
+            raise SystemExit(f"upkeep_files ended with {child.returncode}")
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+        bench.add(f"the day {what}", cpu, "CPU s", note="its process from start to end")
+        bench.add(f"the day {what}: peak of its process", peak, "MiB", target=250)
+
+
+def _peak_mib(pid: int) -> float:
+    """Highest so far; 0 of a process that has just ended."""
+    try:
+        return memory_mib(pid, "VmHWM")
+    except OSError:
+        return 0.0
+
+
 def measure(bench: Bench, folder: Path) -> None:
     """All rows."""
-    hours = 2 if bench.options.quick else bench.options.hours
+    hours = 6 if bench.options.quick else bench.options.hours
     step_s = 600 if bench.options.quick else STEP_S
     day = Day(folder)
     seen: list[tuple[float, float]] = []
-    while (day.now - day.began) / SECOND < hours * 3600:
+    while (day.now - day.began) / SECOND < hours * 3600 + STEP_S:  # the last hour is sealed as well
         before = len(day.recorder.sealed.get("samples", []))
         day.step()
         if step_s > STEP_S:  # quick: the rest of the time passes without samples
@@ -136,15 +176,17 @@ def measure(bench: Bench, folder: Path) -> None:
         raise SystemExit(f"the recorder is degraded: {day.recorder.degraded}")
     n = day.recorder.ledger.samples
     settled = seen[len(seen) // 4 :]  # the allocators' first hours are not a trend
-    x, y = np.array(settled).T if len(settled) > 1 else np.zeros((2, 2))
-    slope = float(np.polyfit(x, y, 1)[0]) if len(settled) > 1 else 0.0
+    slope, error = trend(settled)
     day.store.close()
-    bench.raw |= {"hour_and_rss_mib": seen, "samples": n}
     peak = memory_mib(os.getpid(), "VmHWM")
+    bench.raw |= {"hour_and_rss_mib": seen, "samples": n}
     bench.add(f"memory at its peak, {len(seen)} whole hours sealed", peak, "MiB", target=250,
               note=f"{n:,} samples, {DEVICES} devices")  # fmt: skip
     after = ", ".join(f"{mib:.0f}" for _, mib in settled)
-    bench.add("memory that an hour adds", slope, "MiB", target=0.5, note=f"after each seal: {after} MiB")
+    bench.add("memory that an hour adds", slope, "MiB", target=0.5,
+              note=f"± {error:.2f} (one standard error); after each seal: {after} MiB")  # fmt: skip
+    if hours == 24:
+        afterwards(bench, folder)
 
 
 if __name__ == "__main__":

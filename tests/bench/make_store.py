@@ -4,7 +4,8 @@
 
 Power is a square wave of steps with noise, as training gives it; `cum_uj` is its trapezoid in whole µJ. The
 energies of all stages are computed here with numpy, so that SQL's own integration has something to be held
-against. `--thin-days` puts that many days at 1 s before the raw ones, as retention leaves them.
+against. `--thin-days` puts that many days at 1 s before the raw ones, as retention leaves them; months that
+are over are made one file by the daemon's own upkeep.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from energyd.config import Keep
 from energyd.store import DAY_FILE, HOUR_NS, TABLES, THIN_FILE, Layout
 from energyd.store.base import ROW_GROUP
 from energyd.store.columns import schema
+from energyd.store.live import GRACE_S
+from energyd.store.upkeep import Upkeep
 from energyd.store.write import Batch, HotStore, copy_parquet
 
 S = 1_000_000_000
@@ -118,7 +122,21 @@ def make(root: Path, devices: int, hz: float, days: int, n_stages: int, thin_day
     write(con, run, f"SELECT {columns}, {more} FROM arrays", folder(root, "runs_log", END_DAY - 1) / DAY_FILE)
     con.close()
     hot(root, devices, hz, first - thin_days)
+    keep_up(root)
     return samples
+
+
+def keep_up(root: Path) -> None:
+    """Whatever a daemon's upkeep would do by now, the grace of what it replaces included."""
+    now = 0.0
+    upkeep = Upkeep(Layout(root), Keep(raw_s=None, all_s=None, max_bytes=None), clock=lambda: now)
+    idle = 0
+    while idle < 3:
+        now += 2 * GRACE_S
+        upkeep.step(END_DAY * DAY_NS, END_DAY * 24)
+        idle = idle + 1 if upkeep._child is None else 0
+        if upkeep._child is not None:
+            upkeep._child.wait()
 
 
 def write_stages(

@@ -2,7 +2,8 @@
 
     python tests/bench/report.py FOLDER > docs/results/performance.md
 
-Every verdict is computed here from a figure and its target. A file that says `quick` is refused.
+Every verdict is computed here from a figure and its target. A file that says `quick` is refused. A benchmark
+that failed, or of which there is no file, is a row that says so.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench.figures import Row, cells, met
 
 FIELDS = set(Row.__dataclass_fields__)
-ORDER = ("client_cost", "daemon_cost", "hours", "intake", "storage", "query")
+ORDER = ("client_cost", "daemon_cost", "hours", "intake", "storage", "query", "query_year", "query_billion")
 HEAD = ("what", "measured", "target", "met", "beside it in the same run", "note")
 
 
@@ -36,6 +37,13 @@ def read_all(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda f: ORDER.index(f["name"]) if f["name"] in ORDER else len(ORDER))
 
 
+def broken(found: list[dict[str, Any]]) -> dict[str, str]:
+    """{benchmark: why all or some of it is missing}."""
+    failed = {each["name"]: each["failed"] for each in found if each.get("failed")}
+    there = {each["name"] for each in found}
+    return failed | {name: f"no result: `make bench BENCHES={name}`" for name in ORDER if name not in there}
+
+
 def page(found: list[dict[str, Any]]) -> str:
     """The whole page."""
     verdicts = [met(row) for each in found for row in rows_of(each)]
@@ -49,12 +57,17 @@ def page(found: list[dict[str, Any]]) -> str:
         + (" Those that are not, say **no** below." if sum(judged) < len(judged) else ""),
         "",
         *_machines(found),
+        *[f"- **{name} is incomplete:** {why}" for name, why in broken(found).items()],
     ]
     for each in found:
         out += ["", f"## {each['name']}: {each.get('question', '')}".rstrip(": "), ""]
         out += [f"`tests/bench/{each['name']}.py`, {each['began']}, {each['seconds']:g} s.", ""]
         out += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
         out += ["| " + " | ".join(c.replace("|", "\\|") for c in cells(row)) + " |" for row in rows_of(each)]
+        if each.get("failed"):
+            out.append(
+                f"| **the rest of it failed** | – | | **no** | | {each['failed']} |".replace("\n", " ")
+            )
     return "\n".join(out) + "\n"
 
 
@@ -81,8 +94,6 @@ def main() -> None:
     if not found:
         raise SystemExit(f"report: no results in {sys.argv[1]}; run make bench first")
     print(page(found), end="")
-    for path in sorted(Path(sys.argv[1]).glob("query*.txt")):  # tests/bench/query.py, where a store was given
-        print(f"\n## {path.stem}: how long do answers take?\n\n{path.read_text()}", end="")
 
 
 if __name__ == "__main__":

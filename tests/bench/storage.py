@@ -97,6 +97,9 @@ def measure(bench: Bench, folder: Path) -> None:
         size, n = sealed_bytes(folder / str(i), devices)
         bench.raw[name] = {"bytes": size, "samples": n}
         bench.add(f"bytes a sample sealed, {name}", size / n, "bytes", target=9, note=f"{n:,} samples")
+        if i == 0:
+            day_mb = size / n * DEVICES * 50 * 86_400 / 1e6
+            bench.add("a day of it, 50 samples a second", day_mb, "MB", note=f"{DEVICES} devices")
 
 
 def _noisiest(paths: list[Path]) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.figures import Row, cells, child_env, met
+from bench.figures import Bench, Row, cells, child_env, met, run
 from bench.report import page, read_all
 
 BENCH = Path(__file__).parent
@@ -24,6 +24,9 @@ BENCH = Path(__file__).parent
         ("daemon_cost", "of it outside NVML calls"),
         ("client_cost", "begin + end, every 50 ms, p99, over two bare writes"),
         ("hours", "memory that an hour adds"),
+        ("query", "opening the store, without a daemon"),
+        ("query_billion", "power of one device over a minute"),
+        ("query_year", "power of one device over a minute"),
     ],
 )
 def test_a_benchmark_says_its_figures_and_keeps_them(script: str, said: str, tmp_path: Path) -> None:
@@ -63,3 +66,27 @@ def test_the_page_counts_what_is_met_and_names_the_machine() -> None:
     assert "Test CPU, 2 cores" in text
     assert "commit abc" in text
     assert "| slow | 3 s | ≤ 2 s | **no** |" in text
+
+
+def test_a_benchmark_that_failed_or_is_missing_is_named_on_the_page() -> None:
+    found = [{"name": "hours", "began": "now", "seconds": 1.0, "rows": [], "failed": "OSError: no room"}]
+    text = page(found)
+    assert "- **hours is incomplete:** OSError: no room" in text
+    assert "| **the rest of it failed** | – | | **no** | | OSError: no room |" in text
+    assert "- **query is incomplete:** no result: `make bench BENCHES=query`" in text
+
+
+def test_a_benchmark_that_fails_keeps_what_it_found_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(bench: Bench, folder: Path) -> None:
+        bench.add("first", 1.0, "s")
+        raise OSError("no room")
+
+    monkeypatch.setattr(sys, "argv", ["bench", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        run("hours", "?", "Hours?", measure)
+    assert "FAILED: OSError: no room" in capsys.readouterr().out
+    (found,) = read_all(tmp_path)
+    assert [row["what"] for row in found["rows"]] == ["first"]
+    assert found["failed"] == "OSError: no room"

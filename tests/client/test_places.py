@@ -206,6 +206,49 @@ def test_a_subprocess_joins_the_run_by_the_environment_and_does_not_end_it(workp
     assert childs[2].parent_id == train.stage_id
 
 
+def test_children_started_by_any_means_are_told_the_stage_that_is_open_then(daemon):
+    def told_to_children():
+        show = [sys.executable, "-c", "import os; print(os.environ['ENERGYD_STAGE_ID'])"]
+        by_libc = subprocess.run(show, capture_output=True, text=True, check=True)
+        by_python = subprocess.run(show, capture_output=True, text=True, check=True, env=os.environ.copy())
+        return [out.stdout.strip() for out in (by_libc, by_python)]
+
+    with energy.run("r") as run:
+        for _ in range(2):
+            with run.stage("outer") as outer:
+                with run.stage("inner") as inner:
+                    assert told_to_children() == [inner.stage_id] * 2
+                assert told_to_children() == [outer.stage_id] * 2
+        assert told_to_children() == [""] * 2
+        os.environ["ENERGYD_STAGE_ID"] = "by hand"
+    assert "ENERGYD_STAGE_ID" not in os.environ
+    with energy.run("r") as run, run.stage("again") as again:
+        assert told_to_children() == [again.stage_id] * 2
+
+
+def test_naming_ever_new_stages_to_children_takes_no_memory(workplace):
+    program = (
+        "import ctypes, os\n"
+        "from energyd_client.exports import Exports\n"
+        "class Heap(ctypes.Structure):\n"
+        "    _fields_ = [(n, ctypes.c_int) for n in 'arena o s h hd u f used free keep'.split()]\n"
+        "heap = ctypes.CDLL(None).mallinfo; heap.restype = Heap\n"
+        "exports = Exports(); exports.name('run', b'')\n"
+        "before = heap().used\n"
+        "for i in range(10_000): exports.name('run', b'1234567-0123456789abcdef.%d' % i)\n"
+        "print(heap().used - before)\n"
+    )
+    done = workplace.run(program)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 100_000  # setenv would have kept 810 kB
+
+
+def test_without_ctypes_children_join_the_run_and_no_stage(daemon, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    with energy.run("r") as run, run.stage("a"):
+        assert (os.environ["ENERGYD_RUN_ID"], os.environ["ENERGYD_STAGE_ID"]) == (run.run_id, "")
+
+
 @pytest.mark.parametrize("nonsense", ["", "   ", "x" * 97])
 def test_a_senseless_run_id_in_the_environment_is_no_run_to_join(daemon, monkeypatch, nonsense):
     monkeypatch.setenv("ENERGYD_RUN_ID", nonsense)

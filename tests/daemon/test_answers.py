@@ -18,6 +18,7 @@ from energyd.config import Config
 from energyd.inbox import Inbox
 from energyd.ledger import Ledger
 from energyd.recorder import Recorder
+from energyd.sources import Break
 from energyd.stages import Incoming
 from energyd.store import HOUR_NS, Layout
 from energyd.store.live import LiveFiles
@@ -26,6 +27,7 @@ from energyd.store.write import CLIENT_MEMORY_NS, HotStore, StoreError
 from energyd.timeline import Timeline
 from energyd_client import clock
 from energyd_client import protocol as p
+from real_daemon import wait_for
 
 
 class Silent:
@@ -130,3 +132,37 @@ def test_a_client_silent_for_a_week_is_forgotten_in_memory_as_in_the_store(desk:
     desk.later(2 * HOUR_NS)
     assert desk.store.fetch("SELECT client FROM clients") == [("new",)]
     assert set(desk.recorder.stored_seq) == set(desk.recorder.taken_seq) == {"new"}
+
+
+def test_samples_alone_wait_longer_than_what_somebody_waits_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("energyd.recorder.COMMIT_S", 0.001)
+    monkeypatch.setattr("energyd.recorder.CALM_S", 1e9)
+    recorder, rounds, looks = desk.recorder, [0], [0]
+    tick, awaited = recorder.tick, recorder._awaited
+
+    def count_rounds() -> None:
+        tick()
+        rounds[0] += 1
+
+    def count_looks() -> bool:
+        looks[0] += 1
+        return awaited()
+
+    monkeypatch.setattr(recorder, "tick", count_rounds)
+    monkeypatch.setattr(recorder, "_awaited", count_looks)
+    recorder.start()
+    try:
+        wait_for(lambda: rounds[0] == 1)
+        recorder.inbox.put_events([Break("", clock.now_ns(), "lost")])
+        seen = looks[0]
+        wait_for(lambda: looks[0] > seen + 3)
+        assert rounds[0] == 1
+        assert recorder.inbox.waiting == 1
+        now = recorder.timeline.now_ns()
+        recorder.inbox.put_markers([Incoming("c", p.RunBegin(1, now, "r", "n"), now, now, uid=1, pid=1)])
+        wait_for(lambda: desk.voice.acks == {"c": 1})
+        assert recorder.inbox.waiting == 0
+    finally:
+        recorder.stop()

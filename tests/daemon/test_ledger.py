@@ -9,7 +9,7 @@ import pytest
 
 from energyd.energy import Totals
 from energyd.ledger import HOLD_NS, Ledger
-from energyd.sources import Break, CounterRead, DeviceInfo, DomainInfo, PowerSamples
+from energyd.sources import Break, Condition, CounterRead, DeviceInfo, DomainInfo, PowerSamples
 from energyd.store.columns import schema
 from energyd.store.load import StoredDevice
 from energyd.timeline import Timeline
@@ -165,3 +165,31 @@ def test_what_a_read_tells_of_doubt_and_how_often_the_counter_began_anew_outlive
     stored = StoredDevice("GPU-a", 100 * MS, ledger.logs[0].totals, *ledger.logs[0].after(None), [])
     again = ledger_with(GPU, stored={0: stored})
     assert again.tracks[0].reads[-1] == last
+
+
+def test_a_commit_gets_the_totals_of_all_devices_if_one_has_moved_and_else_of_none() -> None:
+    totals = Totals(t_ns=OFFSET + S, power_mw=100_000, cum_uj=5_000_000, n=10)
+    empty = np.empty(0, np.int64)
+    stored = {3: StoredDevice("GPU-gone", 100 * MS, totals, empty, empty.astype(np.int32), empty, [])}
+    ledger = ledger_with(GPU, stored=stored)
+    assert ledger.take_rows()[2] == {}
+    ledger.samples_in(power("GPU-a", 1, 2, 100), 0)
+    assert ledger.take_rows()[2] == {device: log.totals for device, log in ledger.logs.items()}
+    assert len(ledger.logs) == 2
+    assert ledger.take_rows()[2] == {}
+
+
+def test_rows_that_only_explain_go_with_a_later_commit_and_with_the_last_one_at_once() -> None:
+    ledger = ledger_with(GPU)
+    condition = Condition("GPU-a", 5, temperature_c=60)
+    ledger.condition_in(condition)
+    assert len(ledger.take_rows()[0]["conditions"]) == 1
+    ledger.condition_in(condition)
+    ledger.break_in(Break("GPU-a", 5, "lost"))
+    ledger.samples_in(power("GPU-a", 1, 2, 100), 0)
+    rows, samples, _ = ledger.take_rows()
+    assert "conditions" not in rows
+    assert samples
+    ledger.patience_ns = 0
+    assert len(ledger.take_rows()[0]["conditions"]) == 1
+    assert ledger.take_rows()[0] == {}

@@ -119,6 +119,20 @@ def test_sealing_moves_an_hours_samples_and_all_other_rows_and_keeps_devices(
     assert store.meta("hour") == str(HOUR + 1)
 
 
+def test_a_sealed_hour_lies_by_device_and_time_though_commits_brought_devices_in_turn(
+    store: HotStore, layout: Layout
+) -> None:
+    for k in range(40):
+        batch = [(d, samples(T0 + k * 200_000_000, 10)[1]) for d in (2, 0, 1)]
+        store.commit(Batch(samples=batch))
+    store.seal(HOUR, HOUR + 1)
+    rows = store.con.execute(
+        "SELECT device, t_ns FROM read_parquet(?)", [str(layout.root / layout.sealed("samples", HOUR))]
+    ).fetchall()
+    assert len(rows) == 1_200
+    assert rows == sorted(rows)
+
+
 def test_a_sealed_file_of_an_hour_that_was_not_committed_is_removed_at_start(
     store: HotStore, layout: Layout
 ) -> None:

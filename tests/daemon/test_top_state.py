@@ -52,6 +52,19 @@ def state() -> TopState:
     return heard
 
 
+def test_a_picture_is_whole_when_every_device_and_open_stage_of_the_health_word_was_heard() -> None:
+    heard = TopState()
+    told: list[Samples | StageState | Health] = [
+        samples(0, T0, 0), stage("s"), stage("t", state="final"), health(0, open_stages=2),
+        samples(0, T0, 0), samples(1, T0, 0), stage("u"),
+    ]  # fmt: skip
+    whole = []
+    for message in told:
+        heard.take(message, 0)
+        whole.append(heard.is_whole())
+    assert whole == [False] * 6 + [True]
+
+
 def test_an_open_stage_has_cost_the_integral_now_less_that_at_its_begin(state: TopState) -> None:
     state.take(stage(begin_uj={0: 1_000_000, 1: 2_000_000}), S)
     state.take(samples(0, T0 + 11 * S, 5_000_000), 11 * S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 
 from analysis.energy_store import HOUR, MS, T0, S, Store
 from energyd.config import ConfigError, Keep, resolve
-from energyd.store import DAY_FILE, HOUR_NS, KEPT, TABLES, THIN_FILE, Layout
+from energyd.store import DAY_FILE, HOUR_NS, KEPT, MONTH_FILE, TABLES, THIN_FILE, Layout
 from energyd.store.base import sealed_files
+from energyd.store.catalogue import write_catalogue
 from energyd.store.columns import schema
 from energyd.store.load import load
 from energyd.store.read import open_reader
@@ -290,6 +292,116 @@ def test_an_end_ends_the_child(store: Path) -> None:
     child = hours.upkeep._child
     hours.upkeep.close()
     assert child.returncode is not None
+
+
+MONTH = "month=2025-11"
+NEXT_MONTH = HOUR + 8 + 6 * 24 + 2  # by which November is over and sealed
+A_WEEK = Keep(raw_s=7 * 86_400.0, all_s=None, max_bytes=None)
+
+
+def days_settled(store: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """November as days, one file each and thinned, and the month not yet over; its rows."""
+    hot = HotStore(Layout(store))
+    hot._set_meta("hour", str(NEXT_MONTH))  # all before is sealed
+    hot.close()
+    Hours(store, A_WEEK, hour=NEXT_MONTH - 3).settle(after_days=9)
+    assert {f.split("/")[1] for f in files(store)} == {DAY, "day=2025-11-25"}
+    return rows(store)
+
+
+def test_a_month_that_is_over_becomes_one_file_a_table_with_every_row(store: Path) -> None:
+    before = days_settled(store)
+    told = energies(store)
+    tables = [f.split("/")[0] for f in files(store)]
+    two = {table for table in tables if tables.count(table) == 2}  # one day is one file already
+    assert {"samples", "energies", "stages_log"} <= two
+    hours = Hours(store, A_WEEK, hour=NEXT_MONTH)
+    hours.settle(after_days=9)
+    assert {f for f in files(store) if f.split("/")[0] in two} == {f"{t}/{MONTH}/{MONTH_FILE}" for t in two}
+    assert rows(store) == before
+    assert energies(store) == told
+    assert hours.lists[-1] == {t: ps for t, ps in sealed_files(store, None).items() if ps}
+
+
+def test_samples_that_are_not_thinned_stay_days(store: Path) -> None:
+    Hours(store, hour=NEXT_MONTH).settle()
+    assert {p.name for p in (store / "sealed" / "samples").iterdir()} == {DAY, "day=2025-11-25"}
+    assert {p.name for p in (store / "sealed" / "energies").iterdir()} == {MONTH}
+
+
+def test_a_month_beside_its_days_shows_no_row_twice(store: Path) -> None:
+    """As a kill leaves it between the rename and the unlinking, and as each kind of reader sees it."""
+    before = days_settled(store)
+    days = files(store)
+    subprocess.run([sys.executable, "-m", "energyd.store.upkeep_files", str(store), MONTH], check=True)
+    assert days < files(store)
+    assert rows(store) == before
+    hot = HotStore(Layout(store))
+    loaded = load(Layout(store), hot, "b", NEXT_MONTH)
+    hot.close()
+    assert loaded.sealed["samples"] == [f"sealed/samples/{MONTH}/{MONTH_FILE}"]
+    write_catalogue(store, NEXT_MONTH, {})
+    with duckdb.connect(str(store / "energy.duckdb"), read_only=True) as con:
+        assert con.execute("SELECT count(*) FROM samples").fetchall() == [(len(before["samples"]),)]
+
+
+def test_half_a_month_file_counts_for_nothing_and_is_cleared_away(store: Path) -> None:
+    before = days_settled(store)
+    half = store / "sealed" / "samples" / MONTH / "month.4711.tmp"
+    half.parent.mkdir()
+    half.write_bytes(b"PAR1")
+    assert rows(store) == before
+    hot = HotStore(Layout(store))
+    load(Layout(store), hot, "b", NEXT_MONTH)
+    hot.close()
+    assert not half.exists()
+    Hours(store, A_WEEK, hour=NEXT_MONTH).settle(after_days=9)
+    assert rows(store) == before
+
+
+def test_a_reader_that_is_open_gets_the_same_answer_before_and_after_days_become_a_month(store: Path) -> None:
+    days_settled(store)
+    ask = "SELECT count(*), sum(power_mw), max(cum_uj) FROM samples"
+    with open_reader(store) as reader:
+        before = reader.sql(ask).fetchall()
+        hours = Hours(store, A_WEEK, hour=NEXT_MONTH)
+        hours.step(after_days=9)
+        hours.upkeep._child.wait(60)
+        hours.step(after_days=9)
+        assert reader.sql(ask).fetchall() == before
+        hours.settle(after_days=9)
+        assert not (store / "sealed" / "samples" / DAY).exists()
+        assert reader.sql(ask).fetchall() == before
+
+
+def test_a_dropped_months_days_never_come_back(store: Path) -> None:
+    """Dropped while its days still have their grace: the mark outlives them."""
+    days_settled(store)
+    told = energies(store)
+    subprocess.run([sys.executable, "-m", "energyd.store.upkeep_files", str(store), MONTH], check=True)
+    hours = Hours(store, Keep(raw_s=None, all_s=30 * 86_400.0, max_bytes=None), hour=NEXT_MONTH)
+    for _ in range(20):  # the grace of the days, and of the month
+        hours.step(after_days=40)
+        assert rows(store)["samples"] == []
+    hours.now += 700
+    for _ in range(5):
+        hours.step(after_days=40)
+        hours.now += 3600
+        assert rows(store)["samples"] == []
+    assert list((store / "sealed" / "samples").iterdir()) == []
+    assert [r[:3] for r in energies(store)] == [r[:3] for r in told]
+
+
+def test_a_store_over_its_size_drops_what_ended_first_be_it_day_or_month(store: Path) -> None:
+    days_settled(store)
+    (store / "sealed" / "samples" / "day=2025-12-01").mkdir()
+    first = store / "sealed" / "samples" / DAY / THIN_FILE
+    shutil.copy(first, store / "sealed" / "samples" / "day=2025-12-01" / DAY_FILE)
+    subprocess.run([sys.executable, "-m", "energyd.store.upkeep_files", str(store), MONTH], check=True)
+    size = sum((store / p).stat().st_size for ps in sealed_files(store, None).values() for p in ps)
+    hours = Hours(store, Keep(raw_s=None, all_s=None, max_bytes=size - 1), hour=NEXT_MONTH + 24)
+    hours.step()
+    assert hours.lists[0]["samples"] == [f"sealed/samples/day=2025-12-01/{DAY_FILE}"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from energyd.wire import WireError, decode
+from energyd.wire import SAID, WireError, decode
 from energyd_client import protocol as p
 
 END = {"type": "end", "seq": 1, "t_ns": 1, "run_id": "r", "stage_id": "s", "status": "ok"}
@@ -75,6 +75,14 @@ def test_a_hello_of_another_version_is_told_which_side_to_upgrade_whatever_else_
     assert "upgrade the daemon" in str(newer)
     older = refused({"type": "hello", "v": 0})
     assert "upgrade the client" in str(older)
+
+
+def test_a_refusal_quotes_only_so_much_of_what_it_refuses() -> None:
+    error = refused({**END, "j" * 60_000: 5})
+    assert error.code == "malformed"
+    assert error.field == "j" * SAID
+    assert len(str(error)) == SAID
+    assert error.seq == 1
 
 
 def test_oversize_frames_and_bombs_are_refused() -> None:

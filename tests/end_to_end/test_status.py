@@ -50,6 +50,10 @@ def test_status_is_as_the_protocols_page_has_it_and_tells_size_age_gaps_and_limi
     [
         (["sealed/samples/day=1970-01-02/03.parquet", "sealed/samples/day=1970-01-02/02.parquet"], 26),
         (["sealed/samples/day=1970-01-03/00.parquet", "sealed/samples/day=1970-01-02/day.parquet"], 24),
+        (
+            ["sealed/samples/month=1970-02/month.parquet", "sealed/samples/day=1970-03-02/thin.parquet"],
+            31 * 24,
+        ),
     ],
 )
 def test_the_oldest_sealed_sample_is_dated_by_the_name_of_its_file(paths: list[str], hour: int) -> None:

@@ -42,6 +42,14 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert sorted(missing) == []
 
 
+def test_every_test_that_the_promise_names_is_there() -> None:
+    promise = words(ROOT / "README.md").partition("## What it promises")[2].partition("\n## ")[0]
+    named = re.findall(r"\[([a-z0-9 ]+)\]\((tests/[\w/]+\.py)\)", promise)
+    assert len(named) >= 5
+    for test, path in named:
+        assert f"def test_{test.replace(' ', '_')}(" in (ROOT / path).read_text(), test
+
+
 def test_the_readmes_errors_of_tools_are_those_of_the_report() -> None:
     report = words(ROOT / "docs" / "results" / "accuracy-h100.md").partition("## Bursty loads")[2]
     reported = [float(x) for x in re.findall(r"(\d+\.\d+) %", report.partition("## Real")[0])]

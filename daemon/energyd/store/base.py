@@ -13,7 +13,7 @@ from typing import Final
 
 import duckdb
 
-from energyd.store import TABLES, counting, hour_of_sealed, names_in
+from energyd.store import TABLES, counting, folders_counting, hour_of_sealed, names_in
 from energyd.store.columns import schema
 
 _HERE: Final = Path(__file__).parent
@@ -21,7 +21,6 @@ VIEW_FILES: Final = ("views.sql", "macros.sql", "totals.sql", "sensors.sql", "sh
 ROW_GROUP: Final = 245_760
 """Rows between two zone maps of a day's file: 82 minutes of one device at 50 Hz. Of 1 B samples in 29 files,
 one minute is found in 0.04 s; half as many rows in a group take 0.07 s, for all zone maps are looked at."""
-_DAY: Final = re.compile(r"day=\d{4}-\d\d-\d\d")
 COMMENT_FILE: Final = "comments.sql"
 PASSED_ON: Final = {"runs_log": "runs", "stages_log": "stages"}
 """Tables whose view has another name; their columns keep the comments of schema.sql."""
@@ -35,15 +34,16 @@ def sealed_files(store: Path, before_hour: int | None) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for table in TABLES:
-        days = sorted(filter(_DAY.fullmatch, names_in(f"{store}/sealed/{table}")))
-        paths = [path for day in days for path in files_of_day(store, table, day)]
+        folders = folders_counting(store, table)
+        paths = [path for folder in folders for path in files_of(store, table, folder)]
         found[table] = [p for p in paths if before_hour is None or hour_of_sealed(p) < before_hour]
     return found
 
 
-def files_of_day(store: Path, table: str, day: str) -> list[str]:
-    """The files of one table's day (`day=…`) that count, relative to the store, oldest first."""
-    return [f"sealed/{table}/{day}/{name}" for name in counting(names_in(f"{store}/sealed/{table}/{day}"))]
+def files_of(store: Path, table: str, folder: str) -> list[str]:
+    """The files of one table's day or month that count, relative to the store, oldest first."""
+    names = names_in(f"{store}/sealed/{table}/{folder}")
+    return [f"sealed/{table}/{folder}/{name}" for name in counting(names)]
 
 
 def quoted(text: str | Path) -> str:

@@ -12,7 +12,9 @@ wrong rows; opening again cures it.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -24,17 +26,17 @@ from energyd.store.base import create_comments, create_views, parquet, quoted, r
 def write_catalogue(store: Path, hour: int, live: Mapping[str, str]) -> None:
     """Write energy.duckdb over the sealed files of hours below `hour` and the live files.
 
-    `live`: {table: path relative to the store}. STORAGE_VERSION v1.2.0, since DuckDB 1.x refuses 2.0's own
-    format. Raises duckdb.Error or OSError; the old catalogue is then still there.
+    `live`: {table: path relative to the store}. Raises duckdb.Error or OSError; the old catalogue is then
+    still there.
     """
     store = store.absolute()
     target = Layout(store).catalogue
     aside = target.with_name(f"{target.name}.{os.getpid()}.new")
-    aside.unlink(missing_ok=True)
     sealed = sealed_files(store, hour)
     try:
+        aside.write_bytes(_empty())
         with duckdb.connect(config={"threads": 1}) as con:
-            con.execute(f"ATTACH {quoted(aside)} AS energy (STORAGE_VERSION 'v1.2.0')")
+            con.execute(f"ATTACH {quoted(aside)} AS energy")
             con.execute("USE energy")
             con.execute("BEGIN")
             for table in TABLES:
@@ -43,12 +45,33 @@ def write_catalogue(store: Path, hour: int, live: Mapping[str, str]) -> None:
                 )
                 if table in live:
                     relations.append(parquet(store, [live[table]]))
-                con.execute(raw_view(table, relations))
-            create_views(con)
-            create_comments(con)
+                if relations:
+                    con.execute(raw_view(table, relations))
             con.execute("COMMIT")
             con.execute("USE memory")
             con.execute("DETACH energy")  # checkpoints: no log stays beside it
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@cache
+def _empty() -> bytes:
+    """The catalogue of an empty store. All but its `raw_` views is the same in each, and takes long to make.
+
+    STORAGE_VERSION v1.2.0, since DuckDB 1.x refuses 2.0's own format.
+    """
+    with tempfile.TemporaryDirectory(prefix="energyd-") as folder:
+        path = Path(folder) / "energy.duckdb"
+        with duckdb.connect(config={"threads": 1}) as con:
+            con.execute(f"ATTACH {quoted(path)} AS energy (STORAGE_VERSION 'v1.2.0')")
+            con.execute("USE energy")
+            con.execute("BEGIN")
+            for table in TABLES:
+                con.execute(raw_view(table, []))
+            create_views(con)
+            create_comments(con)
+            con.execute("COMMIT")
+            con.execute("USE memory")
+            con.execute("DETACH energy")
+        return path.read_bytes()

@@ -10,7 +10,6 @@ import time
 from typing import Final
 
 import duckdb
-import numpy as np
 
 from energyd.roughness import I32, I64
 from energyd.store import TABLES, Layout
@@ -61,20 +60,16 @@ class LiveFiles:
         self.current = new
 
     def _write_samples(self, samples: Arrays, relative: str) -> None:
-        arrays = {
-            "device": np.concatenate([np.full(len(t), d, np.uint8) for d, t, _, _ in samples]),
-            "t_ns": np.concatenate([t for _, t, _, _ in samples]),
-            "power_mw": np.concatenate([p for _, _, p, _ in samples]),
-            "cum_uj": np.concatenate([c for _, _, _, c in samples]),
-        }
         # From arrays, already in (device, t_ns) order, on a connection of its own: half the cost of a
-        # sorted COPY from hot.duckdb, and commits do not wait.
+        # sorted COPY from hot.duckdb, and commits do not wait. Device after device, for one array of all
+        # would hold the hour's samples twice.
         with duckdb.connect(config={"threads": 1}) as con:
             con.execute("SET enable_progress_bar = false")
-            con.register("arrays", arrays)
-            copy_parquet(
-                con, "SELECT device, t_ns, power_mw, cum_uj FROM arrays", self._layout.root / relative
-            )
+            parts = []
+            for device, t_ns, power_mw, cum_uj in samples:
+                con.register(f"of_{device}", {"t_ns": t_ns, "power_mw": power_mw, "cum_uj": cum_uj})
+                parts.append(f"SELECT {device}::UTINYINT AS device, t_ns, power_mw, cum_uj FROM of_{device}")
+            copy_parquet(con, " UNION ALL ".join(parts), self._layout.root / relative)
 
     def _doom(self, relatives: list[str]) -> None:
         now = time.monotonic()

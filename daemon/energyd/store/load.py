@@ -78,7 +78,7 @@ def load(layout: Layout, store: HotStore, boot_id: str, current_hour: int) -> Lo
 
 def _sealed_files(layout: Layout, hour: int) -> dict[str, list[str]]:
     """Sealed files by table. One of an hour not yet sealed is a torn attempt: its rows are in hot.duckdb."""
-    for path in (layout.root / "sealed").glob("*/day=*/*"):
+    for path in (layout.root / "sealed").glob("*/*=*/*"):
         torn = is_hour_file(path.name) and hour_of_sealed(str(path.relative_to(layout.root))) >= hour
         if torn or path.suffix == ".tmp":
             path.unlink()

@@ -200,15 +200,18 @@ class Reader:
         self._con.execute("DROP SCHEMA IF EXISTS hot CASCADE")
 
     def _relations(self, table: str, parts: Parts) -> list[str]:
-        """Where the rows of a table are: sealed, live, hot. Live rows of what is open are the older."""
+        """Where the rows of a table are: sealed, live, hot. A live row that says `open` is the older one."""
         relations = []
         if parts.sealed.get(table):
             relations.append(parquet(self.store, parts.sealed[table], same_columns=table == "samples"))
         if table in parts.live:
             live = parquet(self.store, [parts.live[table]])
             if table in OPEN_ROWS:
-                key = "run_id" if table == "runs_log" else "run_id, stage_id"
-                live = f"(FROM {live} ANTI JOIN hot.{table} USING ({key}))"
+                # Closed rows stay: a child heard after its run's end opens the run again in the tail.
+                key, open_ = "run_id", "t1_ns IS NULL"
+                if table == "stages_log":
+                    key, open_ = "run_id, stage_id", "state <> 'final'"
+                live = f"(FROM {live} WHERE NOT ({open_} AND ({key}) IN (SELECT ({key}) FROM hot.{table})))"
             relations.append(live)
         return relations + list(parts.hot.get(table, []))
 

@@ -1,8 +1,9 @@
-"""What becomes of a store as it grows old? Days made one file, thinned, dropped; all while it is read.
+"""What becomes of a store as it grows old? Made few files, thinned, dropped; all while it is read.
 
 The recorder asks once a minute. What costs time runs in a child process (`upkeep_files`) that only makes new
-files; here lists are switched and, after the grace that open readers have, old files unlinked. Which files of
-a day count follows from their names alone (`store.counting`), so a kill anywhere loses and doubles nothing.
+files; here lists are switched and, after the grace that open readers have, old files unlinked. Which files
+count follows from their names alone (`store.folders_counting`, `counting`), so a kill anywhere loses and
+doubles nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from energyd.store import (
     TABLES,
     Layout,
     counting,
-    hour_of_sealed,
+    end_hour,
+    folders_counting,
+    is_folder,
     is_hour_file,
+    makes_a_month,
+    month_of,
     names_in,
 )
 from energyd.store.base import sealed_files
@@ -37,7 +42,7 @@ STEP_S: Final = 60.0
 SCAN_S: Final = 3_600.0
 """How often at least the folders are read; else after a seal and after a child."""
 SLACK_HOURS: Final = 1
-"""A day is made one file once its next day's first hour is sealed, too."""
+"""A day or month is made one file once the first hour after it is sealed, too."""
 RETRY_S: Final = 3_600.0
 """A day whose child failed (a full disk) is tried again after so long."""
 
@@ -132,12 +137,13 @@ class Upkeep:
     def _next_job(
         self, files: dict[str, list[str]], now_ns: int, hour: int, now: float
     ) -> tuple[str, str] | None:
-        """The oldest day with something to do: ("compact" or "thin", its folder's name)."""
+        """The oldest with something to do, days first: ("compact", "thin" or "fold", its folder's name)."""
         jobs = set()
         for table, paths in files.items():
+            jobs |= {("fold", month) for month in _whole_months(table, paths, hour)}
             for path in paths:
                 day, name = path.split("/")[2:]
-                ends = _end_hour(path)
+                ends = end_hour(day)
                 raw_s = self.keep.raw_s
                 if table == "samples" and name == DAY_FILE and raw_s is not None:
                     if ends * HOUR_NS < now_ns - raw_s * 1e9:
@@ -150,19 +156,20 @@ class Upkeep:
     # ---- what goes -------------------------------------------------------------------------------------
 
     def _drop(self, files: dict[str, list[str]], now_ns: int, hour: int) -> bool:
-        """Mark the days that are too old, or too many, so that nobody counts them; whether there were."""
-        dated: dict[str, list[str]] = {}  # day: what of it may go
+        """Mark the days and months too old, or too many, so that nobody counts them; whether there were."""
+        dated: dict[str, list[str]] = {}  # folder's name: what of it may go
         for table in DATED:
             for path in files[table]:
-                if _end_hour(path) + SLACK_HOURS <= hour:
-                    dated.setdefault(path.split("/")[2], []).append(path)
+                day = path.split("/")[2]
+                if end_hour(day) + SLACK_HOURS <= hour:
+                    dated.setdefault(day, []).append(path)
         goes = set()
         if self.keep.all_s is not None:
             limit = now_ns - self.keep.all_s * 1e9
-            goes = {day for day in dated if _end_hour(f"sealed/x/{day}/{DAY_FILE}") * HOUR_NS < limit}
+            goes = {day for day in dated if end_hour(day) * HOUR_NS < limit}
         if self.keep.max_bytes is not None:
             size = sum(self._size(path) for paths in files.values() for path in paths)
-            for day in sorted(dated):
+            for day in sorted(dated, key=end_hour):
                 mine = sum(self._size(path) for path in dated[day])
                 if day in goes or size > self.keep.max_bytes:
                     goes.add(day)
@@ -186,19 +193,22 @@ class Upkeep:
     def _doom(self, now: float) -> None:
         """Note what does not count any more; an open reader may hold its name until the grace is over."""
         for table in TABLES:
-            folder = f"{self._layout.root}/sealed/{table}"
-            for day in names_in(folder):
-                names = names_in(f"{folder}/{day}")
-                if len(names) < 2 and DROPPED not in names:
+            root = f"{self._layout.root}/sealed/{table}"
+            folders = {name for name in names_in(root) if is_folder(name)}
+            counted = set(folders_counting(self._layout.root, table))
+            months = {month_of(name) for name in folders - counted}  # their days are still there
+            for folder in folders:
+                names = names_in(f"{root}/{folder}")
+                is_over = folder not in counted or DROPPED in names
+                keep = set() if is_over else set(counting(names))
+                if not is_over and (len(names) < 2 or not keep):
                     continue
-                counted = counting(names)
-                if counted or DROPPED in names:
-                    for name in names - set(counted):
-                        if name.endswith(".parquet"):
-                            self._doomed.setdefault(Path(folder, day, name), now + self._grace_s)
-                if names == {DROPPED}:
-                    Path(folder, day, DROPPED).unlink()
-                    Path(folder, day).rmdir()
+                for name in names - keep:
+                    if name.endswith(".parquet"):
+                        self._doomed.setdefault(Path(root, folder, name), now + self._grace_s)
+                if is_over and names <= {DROPPED} and folder not in months:
+                    Path(root, folder, DROPPED).unlink(missing_ok=True)
+                    Path(root, folder).rmdir()
 
     def _unlink_doomed(self, now: float) -> None:
         due = [path for path, when in self._doomed.items() if when <= now]
@@ -209,6 +219,11 @@ class Upkeep:
             self._next_scan = 0.0  # empty folders go
 
 
-def _end_hour(path: str) -> int:
-    """The first hour after the day of a sealed file."""
-    return hour_of_sealed(path.rpartition("/")[0] + "/23.parquet") + 1
+def _whole_months(table: str, paths: list[str], hour: int) -> set[str]:
+    """The months, over, whose files of a table are to become one."""
+    months: dict[str, list[str]] = {}
+    for path in paths:
+        folder, name = path.split("/")[2:]
+        if end_hour(month_of(folder)) + SLACK_HOURS <= hour:
+            months.setdefault(month_of(folder), []).append(name)
+    return {month for month, names in months.items() if makes_a_month(table, names)}

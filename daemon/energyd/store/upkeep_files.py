@@ -1,7 +1,7 @@
-"""How do a day's many files become one, and its samples one a second? A process of its own, new files only.
+"""How do a day's or month's files become one, its samples one a second? A process of its own, new files only.
 
-Run as `python -m energyd.store.upkeep_files STORE DAY [--thin]` by `upkeep.Upkeep`: a day of 8 GPUs at 50 Hz
-is 34.5 M samples, and takes 117 MiB and 3 s of a core (thinning: 216 MiB) that the daemon has not. It
+Run as `python -m energyd.store.upkeep_files STORE FOLDER [--thin]` by `upkeep.Upkeep`: a day of 8 GPUs at
+50 Hz is 34.6 M samples, and takes memory and seconds of a core that the daemon has not (tests/bench/hours.py). It
 never unlinks what others may read, and a kill leaves a `.tmp` that nobody reads; what was renamed stands for
 what it was made of (`store.counting`), and the daemon takes over from there.
 """
@@ -17,8 +17,18 @@ from typing import Final
 
 import duckdb
 
-from energyd.store import DAY_FILE, KEPT, TABLES, THIN_FILE, is_hour_file
-from energyd.store.base import ROW_GROUP, files_of_day, parquet, quoted, sealed_files
+from energyd.store import (
+    DAY_FILE,
+    KEPT,
+    MONTH_FILE,
+    TABLES,
+    THIN_FILE,
+    folders_counting,
+    is_hour_file,
+    makes_a_month,
+    month_of,
+)
+from energyd.store.base import ROW_GROUP, files_of, parquet, quoted, sealed_files
 from energyd.store.write import copy_parquet, sync
 
 MEMORY: Final = "200MB"
@@ -62,15 +72,35 @@ def compact(store: Path, table: str, day: str) -> bool:
 
     Raises OSError, duckdb.Error, UpkeepFailed.
     """
-    paths = files_of_day(store, table, day)
+    paths = files_of(store, table, day)
     if not paths or not is_hour_file(Path(paths[0]).name):
         return False
+    _join(store, table, paths, f"{day}/{DAY_FILE}")
+    return True
+
+
+def fold(store: Path, table: str, month: str) -> bool:
+    """Write all days of a table's month to one file; False if they are not to become one (yet).
+
+    Raises OSError, duckdb.Error, UpkeepFailed.
+    """
+    days = [day for day in folders_counting(store, table) if month_of(day) == month]
+    paths = [path for day in days for path in files_of(store, table, day)]
+    if not makes_a_month(table, [Path(path).name for path in paths]):
+        return False
+    (store / "sealed" / table / month).mkdir(mode=0o750, exist_ok=True)
+    _join(store, table, paths, f"{month}/{MONTH_FILE}")
+    return True
+
+
+def _join(store: Path, table: str, paths: list[str], name: str) -> None:
+    """Write all rows of a table's files to one, samples in (device, t_ns) order."""
     with _connect() as con:
         relation = parquet(store, paths, same_columns=table == "samples")
         (before,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
         query = f"SELECT {'DISTINCT ' if table in KEPT else ''}* FROM {relation}"
         if table == "samples":
-            # Each hour is in this order already: device by device there is nothing to sort.
+            # Each file is in this order already: device by device there is nothing to sort.
             devices = con.execute(f"SELECT DISTINCT device FROM {relation} ORDER BY 1").fetchall()
             parts = (
                 f"SELECT device, t_ns, power_mw, cum_uj FROM {relation} WHERE device = {d}"
@@ -78,8 +108,7 @@ def compact(store: Path, table: str, day: str) -> bool:
             )
             query = " UNION ALL ".join(parts)
         expected = None if table in KEPT else before
-        _write(con, query, store / "sealed" / table / day / DAY_FILE, expected)
-    return True
+        _write(con, query, store / "sealed" / table / name, expected)
 
 
 def thin(store: Path, day: str) -> bool:
@@ -87,7 +116,7 @@ def thin(store: Path, day: str) -> bool:
 
     Raises OSError, duckdb.Error, UpkeepFailed.
     """
-    paths = files_of_day(store, "samples", day)
+    paths = files_of(store, "samples", day)
     if not paths or paths[0].endswith(THIN_FILE):
         return False
     files = sealed_files(store, None)
@@ -138,17 +167,19 @@ def _connect() -> duckdb.DuckDBPyConnection:
     return con
 
 
-def main(store: Path, day: str, thinned: bool) -> list[str]:
-    """One day: its tables one after another, then (asked so) its samples thinned; what went wrong."""
+def main(store: Path, folder: str, thinned: bool) -> list[str]:
+    """A day or a month, its tables one after another; `thinned`: a day's samples so. What went wrong."""
     os.nice(19)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # ends with the daemon
     failed = []
     for table in TABLES:
         try:
-            if thinned and table == "samples":
-                thin(store, day)
+            if folder == month_of(folder):
+                fold(store, table, folder)
+            elif thinned and table == "samples":
+                thin(store, folder)
             else:
-                compact(store, table, day)
+                compact(store, table, folder)
         except (OSError, duckdb.Error, UpkeepFailed) as error:  # the other tables can do without this one
             failed.append(f"{table}: {str(error).splitlines()[0]}")
     return failed

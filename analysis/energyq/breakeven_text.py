@@ -1,0 +1,102 @@
+"""How does a break-even read: a table, a sentence for each answer, and the same as rows?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from energyq.breakeven import AT_N, NEVER, NOISE, BreakEven, energy_at
+from energyq.formats import opened, print_table
+from energyq.numbers import NONE, figures
+from energyq.rows import write_rows
+from energyq.study import Study
+
+CURVE_N = (1, 2, 3, 5, 10, 20, 50, 100)
+"""Numbers of uses at which the curve E_teacher / n + E_rest is told in JSON."""
+
+
+def show(study: Study, answers: list[BreakEven], format_: str | None, output: Path | None) -> None:
+    """Write it as text for people, or as rows with every digit."""
+    if write_rows([_row(a) for a in answers], format_, output):
+        return
+    unit, scale = energy_unit([a.teacher_j for a in answers] + [a.baseline_student_j for a in answers])
+    columns = [
+        "pipeline", "student", f"teacher {unit}", f"student {unit}", f"{study.baseline} {unit}",
+        f"saving {unit}", "± saving", "N*", "95 % from", "to", "one-off ×",
+    ]  # fmt: skip
+    rows = [
+        [
+            a.pipeline, a.student,
+            *(figures(None if j is None else j / scale) for j in
+              (a.teacher_j, a.student_j, a.baseline_student_j, a.saving_j, a.u_saving_j)),
+            figures(a.n_star, 3) if a.state in (AT_N, NOISE) else a.state,
+            figures(a.n_low, 3), "∞" if a.n_low is not None and a.n_high is None else figures(a.n_high, 3),
+            figures(a.ratio, 3),
+        ]
+        for a in answers
+    ]  # fmt: skip
+    with opened(output) as out:
+        out.write(f"study {study.name}\n")
+        print_table(columns, [i > 1 for i in range(len(columns))], rows, out, ["± saving", "one-off ×"])
+        out.write("\n")
+        out.writelines(line + "\n" for line in [*map(sentence, answers), *_below(study, answers)])
+
+
+def sentence(answer: BreakEven) -> str:
+    """What the answer means, in one sentence."""
+    who = f"{answer.pipeline} {answer.student}"
+    if answer.state == AT_N:
+        bounds = ""
+        if answer.n_low is not None:
+            high = "no bound" if answer.n_high is None else figures(answer.n_high, 3)
+            bounds = f" (95 %: {figures(answer.n_low, 3)} to {high})"
+        text = f"{who}: cheaper than {answer.baseline} from {figures(answer.n_star, 3)} uses on{bounds}"
+    elif answer.state == NEVER:
+        text = f"{who}: never; its student takes no less than the {answer.baseline}'s"
+    elif answer.state == NOISE:
+        saving = f"{figures(answer.saving_j)} ± {figures(answer.u_saving_j, 2)} J"
+        text = f"{who}: inside noise; the saving is {saving}"
+        if answer.n_low is not None:
+            text += f", so N* may be anything from {figures(answer.n_low, 3)} up"
+    else:
+        text = f"{who}: unknown; {answer.notes[-1] if answer.notes else 'an energy is missing'}"
+    if (
+        answer.total_at_reuse_j is not None
+        and answer.baseline_total_j is not None
+        and answer.reuse is not None
+    ):
+        times = answer.total_at_reuse_j / answer.baseline_total_j
+        text += (
+            f"; at {answer.reuse:g} uses it takes {figures(times, 3)} times the {answer.baseline}'s energy"
+        )
+        text += "" if times < 1 else ", not less"
+    return text
+
+
+def energy_unit(values: list[float | None]) -> tuple[str, float]:
+    """(unit, J in it) in which the largest of these reads well."""
+    largest = max((abs(v) for v in values if v is not None), default=0.0)
+    return ("kWh", 3.6e6) if largest >= 3.6e5 else ("kJ", 1e3) if largest >= 1e4 else ("J", 1.0)
+
+
+def _below(study: Study, answers: list[BreakEven]) -> Iterator[str]:
+    """What holds for several answers is said once."""
+    yield f"N* = E_teacher / (E_student of {study.baseline} − E_student of the pipeline); {NONE}: not known"
+    said: dict[str, list[str]] = {}
+    for answer in answers:
+        for note in answer.notes:
+            said.setdefault(note, []).append(f"{answer.pipeline} {answer.student}")
+    for note, who in said.items():
+        yield f"{note}: {', '.join(who)}" if len(who) < len(answers) else note
+    stops = sorted({a.stop for a in answers if a.stop})
+    if stops:
+        yield f"training stopped by: {', '.join(stops)}"
+    yield from study.notes
+
+
+def _row(answer: BreakEven) -> dict[str, Any]:
+    row = asdict(answer)
+    row["curve"] = [{"n": n, "energy_j": energy_at(answer, n)} for n in CURVE_N] if answer.total_j else []
+    return row
