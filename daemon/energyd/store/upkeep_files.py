@@ -1,9 +1,9 @@
-"""How do a day's or month's files become one, its samples one a second? A process of its own, new files only.
+"""How do a day's or month's files become one, samples one a second? A process of its own, new files only.
 
 Run as `python -m energyd.store.upkeep_files STORE FOLDER [--thin]` by `upkeep.Upkeep`: a day of 8 GPUs at
-50 Hz is 34.6 M samples, and takes memory and seconds of a core that the daemon has not (tests/bench/hours.py). It
-never unlinks what others may read, and a kill leaves a `.tmp` that nobody reads; what was renamed stands for
-what it was made of (`store.counting`), and the daemon takes over from there.
+50 Hz is 34.6 M samples, and takes memory and seconds of a core that the daemon has not
+(tests/bench/hours.py). It never unlinks what others may read, and a kill leaves a `.tmp` that nobody reads;
+what was renamed stands for what it was made of (`store.counting`), and the daemon takes over from there.
 """
 
 from __future__ import annotations
