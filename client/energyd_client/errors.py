@@ -2,6 +2,7 @@
 
     EnergydError
     ├── DaemonAbsent          nobody listens there: start the daemon, or correct the endpoint
+    ├── KeyRefused            keys for another machine's daemon are missing, or not those that it allows
     ├── PermissionRefused     the socket is not for this user: join its group
     ├── DaemonTimeout         somebody listens and does not answer: look at the daemon
     └── DaemonRefused         the daemon answered no: `code` says why
@@ -38,6 +39,13 @@ class PermissionRefused(EnergydError):
             "join its group: usermod -aG energyd USER, then log in again"
         )
         self.endpoint, self.reason = endpoint, reason
+
+
+class KeyRefused(EnergydError):
+    """Over the network: no key, or one that the other side does not accept."""
+
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(f"{what}\n  cure: {cure}")
 
 
 class DaemonTimeout(EnergydError):

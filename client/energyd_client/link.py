@@ -10,7 +10,7 @@ from typing import Final
 
 import zmq
 
-from energyd_client import notes
+from energyd_client import curve, notes
 from energyd_client.errors import DaemonAbsent, DaemonTimeout, EnergydError, VersionMismatch
 from energyd_client.protocol import Ack, Message, Refusal, Welcome, unpack
 
@@ -29,6 +29,8 @@ class Link:
 
     def open(self, endpoint: str, hello: bytes, wait_s: float = WELCOME_S) -> Welcome | EnergydError:
         """Connect, greet, and wait for the Welcome; what went wrong, if something did."""
+        if curve.is_remote(endpoint):
+            return DaemonAbsent(endpoint, "markers go to the daemon of their own machine, never over TCP")
         if self._context is None:
             self._context = zmq.Context()  # starts libzmq's I/O thread: only when somebody listens
         self.socket = socket = self._context.socket(zmq.DEALER)

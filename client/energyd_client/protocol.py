@@ -36,6 +36,7 @@ REFUSAL_CODES: Final = (
     "conflict",
     "not_ready",
     "busy",
+    "forbidden",
 )
 
 
@@ -251,6 +252,15 @@ class AskStage:
     power: bool = False
 
 
+@dataclass(slots=True)
+class AskRelease:
+    """Let go of the NVIDIA driver for so long; 0: take it back now. For root and the daemon's own user."""
+
+    TYPE: ClassVar[str] = "ask_release"
+    req: Natural
+    for_s: Natural
+
+
 # ---- daemon to client --------------------------------------------------------------------------------
 
 
@@ -361,7 +371,7 @@ Marker = (
     | ArtifactUsed
     | ProcessInfo
 )
-Question = AskStatus | AskTail | AskStage
+Question = AskStatus | AskTail | AskStage | AskRelease
 Message = (
     Hello
     | Bye
@@ -380,7 +390,7 @@ Message = (
 MARKERS: Final = (
     RunBegin, RunLabels, RunEnd, StageBegin, StageEnd, Count, Metric, ArtifactMade, ArtifactUsed, ProcessInfo,
 )  # fmt: skip
-TO_DAEMON: Final = (Hello, Bye, *MARKERS, AskStatus, AskTail, AskStage)
+TO_DAEMON: Final = (Hello, Bye, *MARKERS, AskStatus, AskTail, AskStage, AskRelease)
 FROM_DAEMON: Final = (Welcome, Ack, Refusal, Answer, Samples, StageState, DeviceList, Health)
 
 _FIELDS: Final[dict[type, tuple[str, ...]]] = {

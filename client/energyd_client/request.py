@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import zmq
 
-from energyd_client import reach
+from energyd_client import curve, reach
 from energyd_client.endpoints import default_endpoint
-from energyd_client.errors import DaemonAbsent, DaemonRefused, DaemonTimeout, EnergydError, VersionMismatch
+from energyd_client.errors import (
+    DaemonAbsent,
+    DaemonRefused,
+    DaemonTimeout,
+    EnergydError,
+    KeyRefused,
+    VersionMismatch,
+)
 from energyd_client.protocol import Answer, AskStage, Question, Refusal, pack, unpack
 
 _numbers = count(1)
@@ -31,21 +40,39 @@ def ask(endpoint: str, question: Question, timeout_s: float) -> dict[str, Any]:
     with zmq.Context() as context, context.socket(zmq.DEALER) as link:
         link.linger = 0
         link.rcvhwm = 0
-        try:
-            link.connect(endpoint)
-        except zmq.ZMQError as error:
-            raise DaemonAbsent(endpoint, str(error)) from None
-        link.send(pack(question))
-        while link.poll(max(0, int(1000 * (deadline - time.monotonic())))):
+        curve.secure(link, endpoint)
+        with _refusals(link) as refusals:
             try:
-                message = unpack(link.recv_multipart()[-1])
-            except ValueError:
-                continue
-            if isinstance(message, Answer) and message.req == question.req:
-                return message.body
-            if isinstance(message, Refusal) and message.req in (None, question.req):
-                raise _refusal(message)
+                link.connect(endpoint)
+            except zmq.ZMQError as error:
+                raise DaemonAbsent(endpoint, str(error)) from None
+            link.send(pack(question))
+            while link.poll(max(0, int(1000 * (deadline - time.monotonic())))):
+                try:
+                    message = unpack(link.recv_multipart()[-1])
+                except ValueError:
+                    continue
+                if isinstance(message, Answer) and message.req == question.req:
+                    return message.body
+                if isinstance(message, Refusal) and message.req in (None, question.req):
+                    raise _refusal(message)
+            if refusals.poll(0):
+                what = f"the daemon at {endpoint} does not allow your key"
+                raise KeyRefused(
+                    what, "there: energyd keys allow KEY NAME, with what `energyd keys show` says here"
+                )
     raise DaemonTimeout(endpoint, timeout_s)
+
+
+@contextmanager
+def _refusals(link: zmq.Socket[bytes]) -> Iterator[zmq.Socket[bytes]]:
+    """Readable once the other side has refused our key. Left open, it would keep the context from ending."""
+    monitor = link.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    try:
+        yield monitor
+    finally:
+        link.disable_monitor()
+        monitor.close(0)
 
 
 def stage_result(stage_id: str, timeout_s: float, power: bool) -> dict[str, Any] | None:

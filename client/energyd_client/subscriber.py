@@ -10,6 +10,7 @@ from types import TracebackType
 
 import zmq
 
+from energyd_client import curve
 from energyd_client.protocol import DeviceList, Health, Message, Samples, StageState, unpack
 
 ALL_TOPICS = ("samples/", "stages/", "devices", "health")
@@ -34,6 +35,7 @@ class Subscriber:
         try:
             for topic in topics:
                 self._socket.subscribe(topic)
+            curve.secure(self._socket, endpoint)
             self._socket.connect(endpoint)
         except BaseException:
             self.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from energyd.config import Config
 from energyd.recorder import Recorder
+from energyd.releasing import LONGEST_S
 from energyd.store.columns import schema
 from energyd_client import protocol as p
 
@@ -17,17 +19,26 @@ _T0, _T1, _STATE = (_COLUMNS.index(name) for name in ("t0_ns", "t1_ns", "state")
 class Answers:
     """Answers the questions of PROTOCOL.md. Called by the wire thread."""
 
-    def __init__(self, config: Config, recorder: Recorder, about: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        recorder: Recorder,
+        about: Callable[[], dict[str, Any]],
+        release: Callable[[int], dict[str, Any]] = lambda for_s: {"sources": [], "until_ns": None},
+    ) -> None:
         self._config = config
         self._recorder = recorder
+        self._release = release
         self._about = about  # what only the service knows: pid, sources, lateness, clients …
 
-    def __call__(self, question: p.Question) -> dict[str, Any] | p.Refusal:
+    def __call__(self, question: p.Question, uid: int | None = None) -> dict[str, Any] | p.Refusal:
         """The body of an Answer, or why there is none."""
         if isinstance(question, p.AskStatus):
             return self.status()
         if isinstance(question, p.AskTail):
             return self.tail()
+        if isinstance(question, p.AskRelease):
+            return self.release(question, uid)
         return self.stage(question)
 
     def status(self) -> dict[str, Any]:
@@ -50,6 +61,7 @@ class Answers:
                 "gaps": r.ledger.gaps,
                 "gap_reasons": dict(r.ledger.gap_reasons),
                 "store_errors": r.store_errors,
+                "newest_t_ns": r.marks.newest_ns,
                 "markers": r.markers,
                 "open_stages": r.tracker.roster.open,
                 "pending_stages": len(r.tracker.stages) - r.tracker.roster.open,
@@ -90,6 +102,16 @@ class Answers:
                 "samples": samples,
                 "rows": rows,
             }
+
+    def release(self, question: p.AskRelease, uid: int | None) -> dict[str, Any] | p.Refusal:
+        """Let go of the driver, or take it back."""
+        if uid not in (0, os.geteuid()):
+            owner = os.geteuid()
+            told = f"only root and uid {owner}, whose daemon this is, may have it let go of the driver"
+            return p.Refusal("forbidden", told)
+        if question.for_s > LONGEST_S:
+            return p.Refusal("malformed", f"at most {LONGEST_S} s, a day", "for_s")
+        return self._release(question.for_s)
 
     def stage(self, question: p.AskStage) -> dict[str, Any] | p.Refusal:
         """What a stage cost; its power curve as far as memory reaches."""

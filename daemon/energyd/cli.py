@@ -1,17 +1,18 @@
 """What can be typed after `energyd`? Parse, hand over, turn errors into one message and an exit code.
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not there, 4 degraded, 5 permission, 78 configuration.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon not there, 4 degraded, 5 permission, 75 start me again,
+78 configuration.
 Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -20,24 +21,14 @@ try:
 except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
-from energyd import everyday
+from energyd import cli_service, everyday
+from energyd.asking import ask_status, endpoint_of, holder_of, store_option
 from energyd.config import ENV_CARBON, ENV_PRICE
+from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, TRY_AGAIN, fail
 from energyd_client import endpoints
 from energyd_client.version import __version__
 
-FAILED: Final = 1
-ABSENT: Final = 3
-DEGRADED: Final = 4
-PERMISSION: Final = 5
-CONFIG: Final = 78
-
 STOP_WAIT_S: Final = 30.0
-
-store_option = click.option(
-    "--store",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the store. Default: the machine's.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,20 +46,21 @@ def main() -> None:
 @main.command()
 @store_option
 @click.option(
-    "--interval", "interval_s", default=0.5, show_default=True, help="Seconds between drains of the ring."
+    "--config", "file", type=click.Path(path_type=Path), help="File of settings, systemd/energyd.toml."
 )
-@click.option("--source", default="auto", show_default=True, help="auto, replay:DIR or simulated.")
-@click.option("--speed", default=1.0, show_default=True, help="Replay only: how many times as fast.")
+@click.option("--interval", type=float, help="Seconds between drains of the ring. [default: 0.5]")
+@click.option("--source", help="auto, replay:DIR or simulated. [default: auto]")
+@click.option("--speed", type=float, help="Replay only: how many times as fast. [default: 1]")
 @click.option("--keep-raw", help="Then samples are thinned to one a second. [default: 7d; or 36h, never]")
 @click.option("--keep", help="Then samples of a day go; what stages cost stays. [default: 400d]")
 @click.option("--max-size", help="Above it the oldest days' samples go. [default: 50GB]")
 @click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus there, e.g. 127.0.0.1:9477.")
 @click.option("--otlp", metavar="URL", help="Push to an OpenTelemetry collector there.")
+@click.option(
+    "--listen", help="To be watched from other machines, such as tcp://10.0.0.5:7411 (keys: energyd keys)."
+)
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
-def start(
-    store: Path | None, interval_s: float, source: str, speed: float, keep_raw: str | None, keep: str | None,
-    max_size: str | None, metrics: str | None, otlp: str | None, foreground: bool,
-) -> None:  # fmt: skip
+def start(store: Path | None, file: Path | None, foreground: bool, **flags: Any) -> None:
     """Start the daemon; returns when it is ready.
 
     With --store it is a private one, whose socket lies in that folder; what programs need to find it is
@@ -81,20 +73,23 @@ def start(
     """
     from energyd.config import ConfigError, resolve
 
+    def settings() -> Any:
+        return resolve(file=file, store=store, **flags)
+
     try:
-        config = resolve(
-            store=store, source=source, speed=speed, interval_s=interval_s, keep_raw=keep_raw, keep=keep,
-            max_size=max_size, metrics=metrics, otlp=otlp,
-        )  # fmt: skip
+        config = settings()
     except ConfigError as error:
         fail(str(error), CONFIG)
     _refuse_anothers_socket(config)
     if foreground:
-        _serve(config)
+        _serve(config, settings)
     else:
-        handed = {"--keep-raw": keep_raw, "--keep": keep, "--max-size": max_size}
-        handed |= {"--metrics": metrics, "--otlp": otlp}
-        _spawn(config, store is not None, [x for k, v in handed.items() if v is not None for x in (k, v)])
+        given = {**flags, "config": config.file}
+        more = [
+            word for key, value in given.items() if value is not None
+            for word in (f"--{key.replace('_', '-')}", str(value))
+        ]  # fmt: skip
+        _spawn(config, store is not None, more)
 
 
 @main.command()
@@ -106,7 +101,7 @@ def stop(store: Path | None) -> None:
     Example:
       energyd stop --store ./my-store
     """
-    holder, lock = _holder(store)
+    holder, lock = holder_of(store)
     pid = int(holder.get("pid", 0))
     if not pid:
         fail(f"no daemon runs on {lock.parent}\n  cure: `energyd start --store {lock.parent}`", ABSENT)
@@ -147,7 +142,7 @@ def status(store: Path | None, as_json: bool) -> None:
     Example:
       energyd status --json
     """
-    body = _ask_status(_endpoint(store))
+    body = ask_status(endpoint_of(store))
     if as_json:
         click.echo(json.dumps(body, indent=2))
     else:
@@ -192,7 +187,7 @@ def top(
         raise click.UsageError(str(error)) from error
     sys.exit(
         run_top(
-            _endpoint(store),
+            endpoint_of(store),
             interval_s=interval_s,
             once=once,
             json_output=as_json,
@@ -273,15 +268,8 @@ def version() -> None:
     click.echo(f"energyd {__version__} (protocol {VERSION})")
 
 
-main.add_command(everyday.run)
-main.add_command(everyday.mark)
-main.add_command(everyday.record)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """One message for a person, on stderr, and the exit code."""
-    click.echo(f"energyd: {message}", err=True)
-    sys.exit(code)
+for each in (*cli_service.COMMANDS, everyday.run, everyday.mark, everyday.record):
+    main.add_command(each)
 
 
 def _refuse_anothers_socket(config: Any) -> None:
@@ -302,24 +290,20 @@ def _refuse_anothers_socket(config: Any) -> None:
         )
 
 
-def _serve(config: Any) -> None:
-    """Run the daemon in this process until it is told to stop."""
+def _serve(config: Any, again: Callable[[], Any]) -> None:
+    """Run the daemon in this process until it is told to stop; `again`: the settings, read anew."""
     from energyd.config import ConfigError
     from energyd.launch import ENV_LEASE, inherited_fd
+    from energyd.logs import begin_logging
     from energyd.service import Service, handle_signals
     from energyd.sources import SourceError
     from energyd.store.lock import AlreadyRunning
     from energyd.store.write import StoreError
 
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
+    begin_logging()
     os.umask(0o027)  # store files 0640, folders 0750: the group reads, the world does not
     report = _Report()
-    service = Service(config, lease_fd=inherited_fd(ENV_LEASE))
+    service = Service(config, again, lease_fd=inherited_fd(ENV_LEASE))
     handle_signals(service)
     try:
         service.run(report.ready)
@@ -329,6 +313,8 @@ def _serve(config: Any) -> None:
         report.failed(str(error), CONFIG)
     except StoreError as error:
         report.failed(f"{error}\n  cure: move {config.store} aside, or another --store", CONFIG)
+    if service.again:
+        fail(f"ends for another to go on: {service.again}", TRY_AGAIN)
     if service.unstored:
         sys.exit(DEGRADED)
 
@@ -372,37 +358,3 @@ def _spawn(config: Any, private: bool, more: list[str]) -> None:
         click.echo(f"export {endpoints.ENV_ENDPOINT}={config.endpoint} {endpoints.ENV_SPOOL}={config.spool}")
 
 
-def _holder(store: Path | None) -> tuple[dict[str, Any], Path]:
-    """Who holds the lock of a store, as far as it says; {} if nobody lives there."""
-    from energyd.store.lock import held, read_holder
-
-    lock = (store or endpoints.default_store()).absolute() / "lock"
-    try:
-        return (read_holder(lock) if held(lock) else {}), lock
-    except FileNotFoundError:
-        return {}, lock
-    except PermissionError:
-        fail(f"may not read {lock}\n  cure: add yourself to the group energyd", PERMISSION)
-
-
-def _endpoint(store: Path | None) -> str:
-    """The socket of the daemon meant: of --store, else ENERGYD_ENDPOINT, else the machine's."""
-    if store is None:
-        return endpoints.default_endpoint()
-    holder, lock = _holder(store)
-    if not holder:
-        fail(f"no daemon runs on {lock.parent}\n  cure: `energyd start --store {lock.parent}`", ABSENT)
-    return str(holder["endpoint"])
-
-
-def _ask_status(endpoint: str) -> dict[str, Any]:
-    from energyd_client.errors import EnergydError, PermissionRefused
-    from energyd_client.protocol import AskStatus
-    from energyd_client.request import ask
-
-    try:
-        return ask(endpoint, AskStatus(req=1), timeout_s=5)
-    except PermissionRefused as error:
-        fail(str(error), PERMISSION)
-    except EnergydError as error:
-        fail(str(error), ABSENT)

@@ -36,7 +36,10 @@ def examine(store: Path | None, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         "state": "degraded" if degraded else "ok",
         "version": __version__,
         "checks": [asdict(row) for row in rows],
-        **{key: case.facts.get(key) for key in ("daemon", "devices", "domains", "agreement", "clock")},
+        **{
+            key: case.facts.get(key)
+            for key in ("daemon", "devices", "domains", "agreement", "clock", "places")
+        },
     }
 
 

@@ -48,6 +48,7 @@ class Case:
 
     store: Path
     timeout_s: float
+    endpoint: str = ""
     daemon: dict[str, Any] | None = None  # its status
     daemon_error: str | None = None  # somebody holds the store or the socket, and does not answer
     facts: dict[str, Any] = field(default_factory=dict)
@@ -65,6 +66,10 @@ def open_case(store: Path | None, timeout_s: float) -> Case:
     case.probes["gpu"] = Probe("gpu", timeout_s)
     if case.daemon is None:  # else the daemon's own word counts: it may be allowed what we are not
         case.probes["cpu"] = Probe("cpu", timeout_s)
+    case.probes["socket"] = Probe("socket", timeout_s, case.endpoint)
+    case.probes["store"] = Probe("store", timeout_s, str(case.store))
+    users_own = case.store.is_relative_to(Path.home()) and os.geteuid() != 0
+    case.probes["unit"] = Probe("unit", timeout_s, "--user" if users_own else "--system")
     return case
 
 
@@ -75,8 +80,9 @@ def close_case(case: Case) -> None:
 
 
 def _find_daemon(case: Case, named: bool) -> None:
-    endpoint = endpoints.default_endpoint()
+    endpoint = case.endpoint = endpoints.default_endpoint()
     if named:
+        case.endpoint = f"ipc://{case.store / endpoints.SOCKET_NAME}"
         lock = case.store / "lock"
         try:
             holder = read_holder(lock) if held(lock) else {}
@@ -84,7 +90,7 @@ def _find_daemon(case: Case, named: bool) -> None:
             holder = {}
         if not holder:
             return
-        endpoint = str(holder["endpoint"])
+        endpoint = case.endpoint = str(holder["endpoint"])
     try:
         case.daemon = ask(endpoint, AskStatus(req=1), timeout_s=_ANSWER_S)
     except DaemonAbsent as error:
@@ -98,7 +104,7 @@ def _find_daemon(case: Case, named: bool) -> None:
 class Probe:
     """`doctor_child` in a process of its own."""
 
-    def __init__(self, which: str, timeout_s: float) -> None:
+    def __init__(self, which: str, timeout_s: float, *where: str) -> None:
         self._which = which
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
@@ -107,7 +113,7 @@ class Probe:
         # From / and with our own path spelled out: `-m` puts the working directory first.
         path = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path if entry)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "energyd.doctor_child", which],
+            [sys.executable, "-m", "energyd.places" if where else "energyd.doctor_child", which, *where],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from energyd import timeline
 from energyd.doctor_case import Case, Hung, Row, State
+from energyd.doctor_places import PLACE_CHECKS
 from energyd.sources.rapl_zones import look
 from energyd_client import clock
 
@@ -53,7 +54,7 @@ def check_domains(case: Case) -> list[Row]:
     rows = []
     if case.daemon is not None:
         found = list(case.daemon["domains"])
-    for which in case.probes:
+    for which in [which for which in case.probes if which in ("gpu", "cpu")]:
         try:
             probed = case.probed(which)
         except (Hung, RuntimeError) as error:
@@ -229,4 +230,5 @@ CHECKS: Final[tuple[Callable[[Case], list[Row]], ...]] = (
     check_sensors,  # after the domains: those collect the probes
     check_agreement,
     check_clock,
+    *PLACE_CHECKS,
 )

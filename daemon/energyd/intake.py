@@ -16,15 +16,18 @@ from typing import Any, Final
 
 import zmq
 
+from energyd.config import ConfigError
 from energyd.credit import BOUND, Credit
 from energyd.departures import Departures
 from energyd.inbox import ClientGone, Inbox
 from energyd.peers import Peer, Peers, credentials
 from energyd.publisher import Publisher, bind_ipc
+from energyd.remote import Gate
 from energyd.stages import Incoming, same_user
 from energyd.timeline import Timeline
 from energyd.wire import WireError, decode
 from energyd_client import protocol as p
+from energyd_client.curve import live_endpoint
 from energyd_client.version import __version__
 
 log = logging.getLogger("energyd")
@@ -38,7 +41,8 @@ ARRIVAL_DOUBT_NS: Final = 100_000_000
 FUTURE_NS: Final = 1_000_000_000
 """A stamp further ahead than this is not believed."""
 
-Answerer = Callable[[p.Question], dict[str, Any] | p.Refusal]
+Answerer = Callable[[p.Question, int | None], dict[str, Any] | p.Refusal]
+"""From a question and the uid that asks, as the kernel told it."""
 
 
 class Intake:
@@ -52,7 +56,9 @@ class Intake:
         inbox: Inbox,
         timeline: Timeline,
         expected: dict[str, int | None],
+        listen: tuple[str, Path] | None = None,
     ) -> None:
+        """`listen`: an endpoint on the network, and the store whose keys are asked there."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         # At a high-water mark libzmq loses what clients wrote (4.6 % measured): it lies, for each peer, far
@@ -64,6 +70,9 @@ class Intake:
         bind_ipc(self._router, endpoint)
         self._publisher = Publisher(self._context, publish)
         self._publish_endpoint = publish
+        self.gate: Gate | None = None
+        if listen is not None:
+            self._open_gate(*listen)
         self._inbox = inbox
         self._timeline = timeline
         self.peers = Peers()
@@ -71,11 +80,22 @@ class Intake:
         self.credit = Credit()
         self.refused: dict[str, int] = {}
         self.stored: Callable[[str], int] = lambda client: 0  # what a client need not send again
-        self.answer: Answerer = lambda question: p.Refusal("not_ready", "the daemon is starting")
+        self.answer: Answerer = lambda question, uid: p.Refusal("not_ready", "the daemon is starting")
         self._outbox: deque[tuple[str, Any, Any]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="wire")
+
+    def _open_gate(self, endpoint: str, store: Path) -> None:
+        self.gate = gate = Gate(self._context, store)
+        try:
+            gate.bind(self._router, endpoint)
+            gate.bind(self._publisher.socket, live_endpoint(endpoint, ""))
+        except ConfigError:
+            for socket in (self._router, self._publisher.socket, gate.socket):
+                socket.close(0)
+            self._context.term()
+            raise
 
     # ---- called by other threads -----------------------------------------------------------------------
 
@@ -113,12 +133,16 @@ class Intake:
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._publisher.socket, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
+        if self.gate is not None:
+            poller.register(self.gate.socket, zmq.POLLIN)
         watched: dict[int, str] = {}  # pidfd: client
         while not self._stop.is_set():
             ready = dict(poller.poll(int(self._departures.wait_s() * 1000)))
             try:
                 if self._bell in ready:
                     os.eventfd_read(self._bell)
+                if self.gate is not None:
+                    self.gate.answer()
                 drained = self._receive()
                 self._publisher.subscriptions()
                 for fd in [fd for fd in watched if fd in ready]:
@@ -137,6 +161,8 @@ class Intake:
         self._speak()
         self._router.close()
         self._publisher.socket.close()
+        if self.gate is not None:
+            self.gate.close()
         self._context.term()
         self.peers.close()
         self._departures.close()
@@ -179,8 +205,8 @@ class Intake:
         peer = self.peers.by_identity.get(identity)
         if isinstance(message, p.Hello):
             self._hello(identity, message, _address(frame))
-        elif isinstance(message, p.AskStatus | p.AskTail | p.AskStage):
-            reply = self.answer(message)
+        elif isinstance(message, p.Question):
+            reply = self.answer(message, credentials(_address(frame))[0])
             if isinstance(reply, p.Refusal):
                 reply.req = message.req
                 self._send(identity, reply)
@@ -201,6 +227,8 @@ class Intake:
                 self._turn_away(peer, message.seq)
 
     def _hello(self, identity: bytes, hello: p.Hello, address: str) -> None:
+        if self.gate is not None and credentials(address)[0] is None:
+            raise WireError("forbidden", "markers come over this machine's socket file, not over the network")
         uid, owner = credentials(address)[0], self._departures.owner(hello.client)
         if not same_user(uid, owner):
             raise WireError("conflict", f"client {hello.client} belongs to uid {owner}, not {uid}", "client")

@@ -32,7 +32,8 @@ class Peer:
 def credentials(address: str) -> tuple[int | None, int | None, int | None]:
     """(uid, gid, pid) from libzmq's `Peer-Address`: `localhost:UID:GID:PID` on ipc, else unknown."""
     parts = address.rsplit(":", 3)
-    if len(parts) != 4 or not all(part.isdigit() for part in parts[1:]):
+    # An IPv6 address may look the same from its end: only what libzmq says of ipc begins like this.
+    if len(parts) != 4 or parts[0] != "localhost" or not all(part.isdigit() for part in parts[1:]):
         return None, None, None
     uid, gid, pid = (int(part) for part in parts[1:])
     return uid, gid, pid or None  # pid 0: not visible from our pid namespace

@@ -14,11 +14,16 @@ from dataclasses import replace
 from typing import Final
 
 from energyd.inbox import Declared, Inbox
+from energyd.releasing import Leave
 from energyd.sources import Break, Changed, Event, Source
 from energyd.timeline import suspended_ns
 from energyd_client import clock
 
 log = logging.getLogger("energyd")
+
+_LEAVE_POLL_S: Final = 0.1
+_AGAIN_S: Final = 10
+"""A source that could not be opened after its leave is tried again after so long."""
 
 _SLEPT_NS: Final = 50_000_000
 """Growth of BOOTTIME over MONOTONIC that is a suspend. The two are read within microseconds of each other,
@@ -36,6 +41,7 @@ class Sampler:
         self.source = source
         self.ready = threading.Event()  # opened, and its devices declared
         self.failure: Exception | None = None  # why it could not be opened
+        self.leave = Leave()  # asked to let go of the source
         self.late: deque[tuple[float, float]] = deque(maxlen=10_000)  # (when it was due, ms too late)
         self._inbox = inbox
         self._stop = threading.Event()
@@ -65,6 +71,9 @@ class Sampler:
         deadline = time.monotonic()
         while not self._stop.is_set():
             self._read()
+            if self.leave.wanted:
+                self._be_away()
+                deadline = time.monotonic()
             deadline += self.source.interval_s
             now = time.monotonic()
             deadline = max(deadline, now)  # late: do not hurry after what is gone
@@ -72,6 +81,28 @@ class Sampler:
             self.late.append((deadline, max(0.0, time.monotonic() - deadline) * 1000))
         self._read()
         self.source.close()
+
+    def _be_away(self) -> None:
+        """Close the source until its leave is over; what it misses is a gap that says so."""
+        self._inbox.put_events(self._of_each_device(Break("", clock.now_ns(), "released")))
+        self._inbox.put_events([Declared([], self.leave.told(self.source.domains()))])
+        self.source.close()
+        self.leave.gone(True)
+        log.info("source %s: let go of", self.source.name)
+        while True:
+            while self.leave.wanted and not self._stop.is_set():
+                self._stop.wait(_LEAVE_POLL_S)
+            if self._stop.is_set():
+                return
+            try:
+                self.source.open()
+                break
+            except Exception as error:  # the next try may find it as it was
+                log.error("source %s: not taken back: %s", self.source.name, error)
+                self.leave.take(_AGAIN_S)
+        self.leave.gone(False)
+        log.info("source %s: taken back", self.source.name)
+        self._declare()
 
     def _read(self) -> None:
         try:

@@ -11,24 +11,28 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from energyd import timeline
 from energyd.answers import Answers
-from energyd.config import Config, ConfigError
+from energyd.config import RELOADED, Config, ConfigError
 from energyd.exporters import Exports
+from energyd.extent import Survey
 from energyd.inbox import Inbox
 from energyd.intake import Intake
 from energyd.ledger import Ledger
 from energyd.notify import notify
 from energyd.recorder import Recorder
+from energyd.releasing import RELEASABLE
+from energyd.restarting import Freshness
 from energyd.sampler import Sampler, late_ms_p99
 from energyd.sources.discover import discover
 from energyd.store import HOUR_NS, Layout
 from energyd.store.live import LiveFiles
-from energyd.store.load import load
+from energyd.store.load import Loaded, load
 from energyd.store.lock import DaemonLock
 from energyd.store.rebuild import REASON as DAMAGED
 from energyd.store.salvage import Mended, open_hot
@@ -53,13 +57,20 @@ SOURCE_WAIT_S: Final = 5.0
 class Service:
     """One daemon. `run` returns when it was told to stop."""
 
-    def __init__(self, config: Config, lease_fd: int | None = None) -> None:
+    def __init__(
+        self, config: Config, again: Callable[[], Config] | None = None, lease_fd: int | None = None
+    ) -> None:
         self.config = config
         self._lease_fd = lease_fd  # at its end of file nobody wants us any more
+        self._settings = again or (lambda: config)  # read anew
+        self._reload = threading.Event()
         self.unstored: str | None = None  # what the last commit could not store, once it has ended
+        self.again: str | None = None  # why a fresh process is to go on, once it has ended for that
         self._stop = threading.Event()
         self._started_ns = 0
         self._samplers: list[Sampler] = []
+        self._line: timeline.Timeline
+        self._survey: Survey
 
     def run(self, ready: Any = None) -> None:
         """Serve until SIGTERM, SIGINT or the end of a trace. `ready()` is called once clients may come.
@@ -73,6 +84,10 @@ class Service:
     def stop(self, *_: object) -> None:
         """Ask it to end."""
         self._stop.set()
+
+    def reload(self, *_: object) -> None:
+        """Ask it to read its settings anew."""
+        self._reload.set()
 
     def _serve(self, stack: contextlib.ExitStack, ready: Any) -> None:
         config = self.config
@@ -91,14 +106,16 @@ class Service:
         now_guess = time.time_ns() // HOUR_NS
         loaded = load(layout, store, clock.boot_id(), now_guess)
         line = timeline.begin(loaded.boot_offset_ns, loaded.newest_t_ns)
+        self._line = line
         self._started_ns = line.now_ns()
         inbox = Inbox()
-        silence = "daemon_down" if loaded.same_boot else "reboot"
-        silence = "unstored" if store_lock.left.get("unstored") else silence
-        ledger = Ledger(line, loaded.devices, DAMAGED if mended.rows_lost else silence)
+        ledger = Ledger(line, loaded.devices, _why_silent(loaded, store_lock, mended))
         left = [*(s[0] for s in loaded.stages), *loaded.runs]
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
-        intake = Intake(config.endpoint, config.publish, config.spool, inbox, line, expected)
+        intake = Intake(
+            config.endpoint, config.publish, config.spool, inbox, line, expected,
+            None if config.listen is None else (config.listen, config.store),
+        )  # fmt: skip
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         if mended.said:
             recorder.complain(
@@ -108,7 +125,9 @@ class Service:
         stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
                                 socket.gethostname(), __version__))  # fmt: skip
-        answers = Answers(config, recorder, lambda: self._about(intake))
+        self._survey = Survey(config.store, recorder)
+        self._survey.look()
+        answers = Answers(config, recorder, lambda: self._about(intake), self._release)
         intake.answer, intake.stored = answers, recorder.clients.stored
         recorder.after_commit = lambda _: notify("WATCHDOG=1")
 
@@ -119,16 +138,7 @@ class Service:
         recorder.start()
         intake.start()
         exports.start()
-        facts = {
-            "pid": os.getpid(),
-            "endpoint": config.endpoint,
-            "publish": config.publish,
-            "version": __version__,
-            "started_ns": self._started_ns,
-            "store": str(config.store),
-        }
-        store_lock.announce(facts)
-        socket_lock.announce(facts)
+        self._announce(store_lock, socket_lock)
         notify("READY=1", f"STATUS=sampling into {config.store}")
         log.info("energyd %s: store %s, socket %s", __version__, config.store, config.endpoint)
         if ready is not None:
@@ -138,6 +148,19 @@ class Service:
         finally:
             notify("STOPPING=1")
             self._shut_down(recorder, intake)
+
+    def _announce(self, *locks: DaemonLock) -> None:
+        """Say in the locks' files who holds them."""
+        facts = {
+            "pid": os.getpid(),
+            "endpoint": self.config.endpoint,
+            "publish": self.config.publish,
+            "version": __version__,
+            "started_ns": self._started_ns,
+            "store": str(self.config.store),
+        }
+        for lock in locks:
+            lock.announce(facts)
 
     def _await_sources(self) -> None:
         deadline = time.monotonic() + SOURCE_WAIT_S
@@ -149,17 +172,49 @@ class Service:
 
     def _wait(self, recorder: Recorder, answers: Answers, intake: Intake) -> None:
         """Publish health once a second until told to stop, a trace played once is over, or a lease is."""
+        freshness = Freshness()
         while not self._stop.wait(1.0):
+            with recorder.lock:
+                domains = list(recorder.ledger.domain_infos.values())
+            self._survey.look()
+            self.again = freshness.lost(domains)
+            if self.again is not None:
+                return
+            if self._reload.is_set():
+                self._reload.clear()
+                self._read_anew(recorder)
+                if intake.gate is not None:
+                    intake.gate.reload()
             intake.publish("health", p.Health(0, answers.status()))
             if recorder.exhausted and not recorder.tracker.stages:
                 log.info("the trace is over")
                 return
-            if self._released() and not (recorder.tracker.runs or recorder.tracker.stages):
+            if self._lease_is_over() and not (recorder.tracker.runs or recorder.tracker.stages):
                 log.info("who started us is gone, and nothing is open")
                 return
 
-    def _released(self) -> bool:
+    def _lease_is_over(self) -> bool:
         return self._lease_fd is not None and bool(select.select([self._lease_fd], [], [], 0)[0])
+
+    def _read_anew(self, recorder: Recorder) -> None:
+        """Take over what can change while we run; what cannot, or cannot be read, is said and stays."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        before = self.config
+        try:
+            after = self._settings()
+        except ConfigError as error:
+            log.error("reload: %s; everything stays as it was", error)
+        else:
+            changed = [f.name for f in fields(Config) if getattr(before, f.name) != getattr(after, f.name)]
+            kept = [name for name in changed if name not in RELOADED]
+            self.config = replace(before, **{name: getattr(after, name) for name in RELOADED})
+            if recorder.upkeep is not None:
+                recorder.upkeep.keep = self.config.keep
+            taken = [name for name in changed if name in RELOADED]
+            log.info("reload: %s", f"{', '.join(taken)} taken over" if taken else "nothing to take over")
+            if kept:
+                log.warning("reload: %s changed, which only a restart takes over", ", ".join(kept))
+        notify("READY=1", f"STATUS=sampling into {before.store}")
 
     def _shut_down(self, recorder: Recorder, intake: Intake) -> None:
         deadline = time.monotonic() + PENDING_WAIT_S
@@ -171,12 +226,25 @@ class Service:
         intake.stop()
         self.unstored = recorder.unstored
 
+    def _release(self, for_s: int) -> dict[str, Any]:
+        """Have sources that others may need let go, or (0) take them back."""
+        leaves = {s.source.name: s.leave for s in self._samplers if s.source.name in RELEASABLE}
+        until = [leave.take(for_s) for leave in leaves.values()]
+        return {
+            "sources": list(leaves),
+            "until_ns": self._line.to_store(max(until)) if until else None,
+        }
+
     def _about(self, intake: Intake) -> dict[str, Any]:
+        away = [until for s in self._samplers if (until := s.leave.until_ns) is not None]
         return {
             "pid": os.getpid(),
             "version": __version__,
             "started_ns": self._started_ns,
             "sources": [s.source.name for s in self._samplers],
+            "keep": dict(vars(self.config.keep)),
+            **self._survey.facts(),
+            "released_until_ns": self._line.to_store(max(away)) if away else None,
             "late_ms_p99": late_ms_p99(self._samplers),
             "refused": sum(intake.refused.values()),
             "turned_away": intake.credit.turned_away,
@@ -198,6 +266,15 @@ def _complain(recorder: Recorder, mended: Mended) -> None:
         recorder.complain("damage", f"store: {'; '.join(mended.said)}; cure: stop, then `energyd recover`")
 
 
+def _why_silent(loaded: Loaded, store_lock: DaemonLock, mended: Mended) -> str:
+    """The reason of the gap between what is stored and the first sample of this start."""
+    if mended.rows_lost:
+        return DAMAGED
+    if store_lock.left.get("unstored"):
+        return "unstored"
+    return "daemon_down" if loaded.same_boot else "reboot"
+
+
 def _folders(config: Config) -> None:
     """Make store, spool and socket folder. Raises ConfigError naming path, uid and cure."""
     socket_path = endpoints.ipc_path(config.endpoint)
@@ -213,7 +290,14 @@ def _folders(config: Config) -> None:
         if not config.spool.exists():
             config.spool.mkdir(parents=True)
             # Members of the group write their own spools and cannot remove those of others.
-            config.spool.chmod(0o3770)
+            try:
+                config.spool.chmod(0o3770)
+            except PermissionError:  # the unit's RestrictSUIDSGID
+                config.spool.rmdir()  # one without that bit would take spools that the daemon cannot read
+                raise ConfigError(
+                    f"the service may not make its spool {config.spool} itself\n"
+                    "  cure: systemd-tmpfiles --create energyd.conf, or energyd install-service"
+                ) from None
 
 
 def _lock(path: Path) -> DaemonLock:
@@ -236,6 +320,11 @@ def _explained(
 
 
 def handle_signals(service: Service) -> None:
-    """SIGTERM and SIGINT end it in order."""
+    """SIGTERM and SIGINT end it in order; SIGHUP has it read its settings anew.
+
+    In a terminal SIGHUP means that this was closed, and ends it as Ctrl-C does.
+    """
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    signal.signal(signal.SIGHUP, service.stop if terminal else service.reload)
     signal.signal(signal.SIGTERM, service.stop)
     signal.signal(signal.SIGINT, service.stop)

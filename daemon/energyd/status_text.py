@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 
@@ -11,7 +12,7 @@ def lines(body: dict[str, Any]) -> list[str]:
     state = "ok" if body["state"] == "ok" else f"DEGRADED {body['reason']}"
     out = [
         f"energyd {body['version']} {state}: pid {body['pid']}, up {up_s:.0f} s",
-        f"  store    {body['store']}",
+        f"  store    {body['store']}{_extent(body)}",
         f"  socket   {body['endpoint']}",
         f"  sources  {', '.join(body['sources']) or 'none'}",
     ]
@@ -23,11 +24,37 @@ def lines(body: dict[str, Any]) -> list[str]:
     late = "–" if body["late_ms_p99"] is None else f"{body['late_ms_p99']:.1f} ms"
     busy = f", turned away {body['turned_away']}" if body.get("turned_away") else ""
     out += [
-        f"  samples  {body['samples']}, gaps {body['gaps']}, reads late p99 {late}",
+        f"  samples  {body['samples']}, gaps {body['gaps']}{_reasons(body)}, reads late p99 {late}",
         f"  markers  {body['markers']}, refused {body['refused']}{busy}, clients {body['clients']}",
         f"  stages   {body['open_stages']} open, {body['pending_stages']} pending",
     ]
     return out
+
+
+def _extent(body: dict[str, Any]) -> str:
+    """Size, room and age; nothing of what an older daemon does not say."""
+    told = ""
+    if body.get("store_bytes") is not None:
+        told += f", {body['store_bytes'] / 1e6:.1f} MB"
+    if body.get("free_bytes") is not None:
+        told += f", {body['free_bytes'] / 1e9:.1f} GB free"
+    if body.get("oldest_t_ns") is not None:
+        told += (
+            f", samples since {time.strftime('%Y-%m-%d %H:%M', time.localtime(body['oldest_t_ns'] / 1e9))}"
+        )
+    if body.get("keep") is not None:
+        told += f", kept {_days(body['keep']['raw_s'])} whole, {_days(body['keep']['all_s'])} thinned"
+    return told
+
+
+def _days(value_s: float | None) -> str:
+    return "for ever" if value_s is None else f"{value_s / 86_400:g} d"
+
+
+def _reasons(body: dict[str, Any]) -> str:
+    """Why there were gaps, the commonest first."""
+    found = sorted(body.get("gap_reasons", {}).items(), key=lambda item: -item[1])
+    return f" ({', '.join(f'{reason} {n}' for reason, n in found)})" if found else ""
 
 
 def _device(device: dict[str, Any], now_ns: int) -> str:

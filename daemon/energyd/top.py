@@ -31,6 +31,7 @@ from energyd.top_state import S_NS, TopState
 from energyd.top_text import as_json, line
 from energyd.top_view import screen
 from energyd_client import clock
+from energyd_client.curve import live_endpoint
 from energyd_client.errors import EnergydError, PermissionRefused
 from energyd_client.protocol import AskStatus
 from energyd_client.request import ask
@@ -67,7 +68,8 @@ def run_top(
     Errors go to stderr: what, where, cure.
     """
     try:
-        publish = str(ask(endpoint, AskStatus(req=1), ASK_TIMEOUT_S)["publish"])
+        told = str(ask(endpoint, AskStatus(req=1), ASK_TIMEOUT_S)["publish"])
+        publish = live_endpoint(endpoint, told)
         with Subscriber(publish, ALL_TOPICS) as feed:
             return watch(
                 feed, endpoint, interval_s=interval_s, once=once, json_output=json_output, seconds=seconds,

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from energyd.doctor_checks import timens_offset_ns, why
+from energyd.doctor_places import PLACE_CHECKS
 from fake_nvml.build import FakeNvml
 from real_daemon import Daemon, wait_for
 
-UNITS = ("_ns", "_mw", "_us", "_j", "seconds")
+UNITS = ("_ns", "_mw", "_us", "_j", "_bytes", "seconds")
 # Numbers without a unit: ids, counts and shares.
 UNITLESS = {
     "index",
@@ -28,6 +29,7 @@ UNITLESS = {
     "agreement",
     "u_agreement",
     "timens_inode",
+    "free_inodes",
 }
 STEADY = [(0, 300_000.0), (1_000_000_000, 300_000.0)]
 
@@ -105,6 +107,8 @@ def test_without_a_daemon_every_sensor_is_measured_and_the_one_in_use_has_its_re
     probed = rows(report, "agreement", "gpu 0")[0]
     assert probed["state"] == "ok"
     assert "in the probe" in probed["what"]
+    assert [(r["name"], r["state"]) for r in rows(report, "store")] == [("store", "absent")]
+    assert rows(report, "socket")[0]["state"] == "absent"
     assert report["clock"]["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -125,6 +129,10 @@ def test_with_a_daemon_its_own_counter_reads_tell_the_agreement(
     assert rows(report, "daemon")[0]["state"] == "ok"
     assert report["daemon"]["store"] == str(daemon.store)
     assert report["devices"][0]["source"] == "ring"
+    assert [(r["name"], r["state"]) for r in rows(report, "store")] == [("store", "ok"), ("disk", "ok")]
+    assert "GB free" in rows(report, "store", "disk")[0]["what"]
+    assert rows(report, "socket")[0]["state"] == "ok"
+    assert "srwxrwx---" in rows(report, "socket")[0]["what"]
     unnamed = {k for k, _ in numbers(report) if not k.endswith(UNITS) and k not in UNITLESS}
     assert unnamed == set()
     # As a person sees it.
@@ -206,3 +214,58 @@ def test_the_time_namespaces_offset_is_read_as_the_kernel_writes_it(
 def test_why_a_source_is_used_names_what_the_better_ones_lack() -> None:
     sensors = {"ring": {"reason": "not supported"}, "instant": {"reason": "reads 0 W only"}}
     assert "no ring: not supported; no instant: reads 0 W only" in why("average", sensors)
+
+
+PLACES = {
+    "socket": {"endpoint": "ipc:///e", "exists": True, "refused": None, "cure": None, "permission": False,
+               "rights": "srwxrwx--- a:b"},
+    "store": {"store": "/s", "exists": True, "readable": True, "rights": "drwxr-x--- a:b",
+              "filesystem": "ext4", "free_bytes": 5e9, "free_inodes": 5},
+    "unit": {"systemd": True, "LoadState": "loaded", "ActiveState": "active", "SubState": "running",
+             "Result": "success", "NRestarts": "0", "ExecMainStatus": "0", "NeedDaemonReload": "no"},
+}  # fmt: skip
+
+
+class Told:
+    """A case whose probe has answered."""
+
+    def __init__(self, which: str, found: dict[str, Any]) -> None:
+        self.which, self.found, self.facts = which, found, {}  # type: ignore[var-annotated]
+
+    def probed(self, which: str) -> dict[str, Any]:
+        assert which == self.which
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("which", "found", "state", "cure"),
+    [
+        ("socket", {}, "ok", None),
+        ("socket", {"permission": True, "refused": "no", "cure": "join its group"}, "degraded", "join"),
+        ("socket", {"refused": "no daemon listens"}, "note", "energyd start"),
+        ("socket", {"refused": "no such socket", "exists": False, "rights": None}, "absent", None),
+        ("store", {}, "ok", None),
+        ("store", {"readable": False}, "degraded", "usermod"),
+        ("store", {"free_bytes": 5e8}, "degraded", "--max-size"),
+        ("store", {"free_inodes": 0}, "degraded", "--max-size"),
+        ("store", {"filesystem": "nfs4"}, "degraded", "local disk"),
+        ("unit", {}, "ok", None),
+        (
+            "unit",
+            {"ActiveState": "failed", "Result": "exit-code", "ExecMainStatus": "78"},
+            "degraded",
+            "journalctl",
+        ),
+        ("unit", {"NeedDaemonReload": "yes"}, "note", "daemon-reload"),
+        ("unit", {"LoadState": "not-found"}, "absent", "install-service"),
+        ("unit", {"systemd": False}, "absent", None),
+    ],
+)
+def test_each_trouble_with_a_place_has_its_cure(
+    which: str, found: dict[str, Any], state: str, cure: str | None
+) -> None:
+    check = next(c for c in PLACE_CHECKS if c.__name__ == f"check_{which}")
+    rank = ["ok", "absent", "note", "degraded"]
+    worst = max(check(Told(which, PLACES[which] | found)), key=lambda row: rank.index(row.state))  # type: ignore[arg-type]
+    assert worst.state == state
+    assert (worst.cure is None) if cure is None else (cure in (worst.cure or ""))

@@ -38,6 +38,7 @@ def test_every_message_of_the_protocol_comes_back_as_it_was_packed() -> None:
         p.AskStatus(1),
         p.AskTail(2),
         p.AskStage(3, "s", True),
+        p.AskRelease(4, 300),
     ]
     assert {type(m) for m in full} == set(p.TO_DAEMON)
     for message in full:

@@ -19,6 +19,9 @@
  * FAKE_NVML_SPENT names a file of two native 64-bit integers that each process keeps as it goes: CPU ns spent
  * inside these calls by all its threads, and their number.
  *
+ * FAKE_NVML_USERS names a file to which each process adds a line when it takes the library and when it has let
+ * go of it: "PID init" and "PID shutdown".
+ *
  * FAKE_NVML_CONTROL names a file that is looked at on every call (replace it by rename). One order a line,
  * '#' starts a comment; DEVICE defaults to all:
  *   devices N                          number of GPUs (1 to 16; default 1); 0: none
@@ -328,6 +331,14 @@ static void put(value_t *value, unsigned int *type, unsigned long long number) {
     if (c.wide) value->ull = number; else value->ui = (unsigned int)number;
 }
 
+static void tell(const char *what) {
+    const char *path = getenv("FAKE_NVML_USERS");
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : -1;
+    if (fd < 0) return;
+    dprintf(fd, "%d %s\n", getpid(), what);
+    close(fd);
+}
+
 /* ---- NVML ------------------------------------------------------------------------------------ */
 
 int nvmlInitWithFlags(unsigned int flags) {
@@ -335,6 +346,7 @@ int nvmlInitWithFlags(unsigned int flags) {
     int code = enter("nvmlInitWithFlags", -1, 0);
     if (code) return leave(code);
     if (!users++) {
+        tell("init");
         if (spent == nowhere) open_spent();
         began = clock_ns(CLOCK_BOOTTIME);
         load_trace();
@@ -350,7 +362,7 @@ int nvmlShutdown(void) {
     burning = 0;
     pthread_mutex_lock(&lock);
     if (!users) return leave(UNINITIALIZED);
-    users--;
+    if (!--users) tell("shutdown");
     return leave(SUCCESS);
 }
 

@@ -40,6 +40,7 @@ MEANINGS = [
     {"type": "ask_status", "req": 1},
     {"type": "ask_tail", "req": 2},
     {"type": "ask_stage", "req": 3, "stage_id": STAGE, "power": True},
+    {"type": "ask_release", "req": 4, "for_s": 300},
     {"type": "welcome", "v": 1, "version": "0.1.0", "publish": "ipc:///run/energyd/publish.sock",
      "clock_ok": True, "credit": 2000, "last_seq": 0},
     {"type": "ack", "seq": 9},

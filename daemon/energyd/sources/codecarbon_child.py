@@ -66,6 +66,8 @@ class _Estimator:
 
 def main(out: TextIO) -> None:
     """Say what the estimate is made of, then estimate until stdin ends."""
+    # CodeCarbon opens NVML when it is imported and keeps it: no `energyd release` could free the driver then.
+    sys.modules["pynvml"] = None  # type: ignore[assignment]
     try:
         hardware: Any = import_module("codecarbon.external.hardware")
         processors: Any = import_module("codecarbon.core.cpu")

@@ -61,7 +61,7 @@ class Upkeep:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
-        self._keep = keep
+        self.keep = keep
         self._grace_s = grace_s
         self._clock = clock
         self._child: subprocess.Popen[str] | None = None
@@ -144,7 +144,7 @@ class Upkeep:
             for path in paths:
                 day, name = path.split("/")[2:]
                 ends = end_hour(day)
-                raw_s = self._keep.raw_s
+                raw_s = self.keep.raw_s
                 if table == "samples" and name == DAY_FILE and raw_s is not None:
                     if ends * HOUR_NS < now_ns - raw_s * 1e9:
                         jobs.add(("thin", day))
@@ -164,17 +164,17 @@ class Upkeep:
                 if end_hour(day) + SLACK_HOURS <= hour:
                     dated.setdefault(day, []).append(path)
         goes = set()
-        if self._keep.all_s is not None:
-            limit = now_ns - self._keep.all_s * 1e9
+        if self.keep.all_s is not None:
+            limit = now_ns - self.keep.all_s * 1e9
             goes = {day for day in dated if end_hour(day) * HOUR_NS < limit}
-        if self._keep.max_bytes is not None:
+        if self.keep.max_bytes is not None:
             size = sum(self._size(path) for paths in files.values() for path in paths)
             for day in sorted(dated, key=end_hour):
                 mine = sum(self._size(path) for path in dated[day])
-                if day in goes or size > self._keep.max_bytes:
+                if day in goes or size > self.keep.max_bytes:
                     goes.add(day)
                     size -= mine
-            if size > self._keep.max_bytes:
+            if size > self.keep.max_bytes:
                 log.warning(
                     "store: %d MB without any day that may go; --max-size is too small", size // 10**6
                 )

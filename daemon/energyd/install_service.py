@@ -1,0 +1,180 @@
+"""How does energyd become a service that systemd keeps running, and how does it go away again?
+
+A `Plan` says which files are written and which commands follow; `carry_out` has systemd check the unit before
+anything is changed. The files are those of systemd/, with the interpreter that runs this put in.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PLACEHOLDER: Final = "/opt/energyd/bin/energyd"
+HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What ProtectHome=yes hides from the unit: an interpreter there ends with 203/EXEC."""
+
+_SYSTEM: Final = {
+    "energyd.service": "/etc/systemd/system/energyd.service",
+    "energyd.sysusers.conf": "/etc/sysusers.d/energyd.conf",
+    "energyd.tmpfiles.conf": "/etc/tmpfiles.d/energyd.conf",
+    "energyd.toml": "/etc/energyd/energyd.toml",
+}
+
+
+class InstallError(Exception):
+    """Nothing was changed, or what was is said: what, where, cure in the text."""
+
+
+class NotPermitted(InstallError):
+    """Only root may."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written where, and what is run then."""
+
+    files: dict[Path, str]
+    commands: tuple[tuple[str, ...], ...]
+    next_steps: tuple[str, ...]  # for people
+    user: bool
+
+    @property
+    def unit(self) -> Path:
+        """The unit's file."""
+        return next(path for path in self.files if path.suffix == ".service")
+
+
+def shipped(name: str) -> str:
+    """The text of a file of systemd/: in an installed package beside this module, else in the checkout."""
+    here = Path(__file__).parent
+    for folder in (here / "systemd", here.parents[1] / "systemd"):
+        if (folder / name).exists():
+            return (folder / name).read_text()
+    raise InstallError(f"{name} is missing from this installation ({here})\n  cure: install the package anew")
+
+
+def plan(user: bool, now: bool = False) -> Plan:
+    """The plan for this interpreter. Raises InstallError where it cannot serve the system's unit."""
+    command = f"{shlex.quote(sys.executable).replace('%', '%%')} -m energyd"
+    if user:
+        base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+        unit = Path(base) / "systemd" / "user" / "energyd.service"
+        files = {unit: shipped("energyd-user.service").replace(PLACEHOLDER, command)}
+        before: tuple[tuple[str, ...], ...] = ()
+        next_steps: tuple[str, ...] = ("it ends with your last login, unless: loginctl enable-linger",)
+    else:
+        _reachable()
+        files = {Path(to): shipped(name).replace(PLACEHOLDER, command) for name, to in _SYSTEM.items()}
+        before = (
+            ("systemd-sysusers", _SYSTEM["energyd.sysusers.conf"]),
+            ("systemd-tmpfiles", "--create", _SYSTEM["energyd.tmpfiles.conf"]),
+        )
+        next_steps = ("who is to be measured and may ask: usermod -aG energyd NAME",)
+    systemctl = ("systemctl", "--user") if user else ("systemctl",)
+    enable = (*systemctl, "enable", *(["--now"] if now else []), "energyd.service")
+    start = () if now else (f"start it: {' '.join(systemctl)} start energyd",)
+    return Plan(files, (*before, (*systemctl, "daemon-reload"), enable), (*start, *next_steps), user)
+
+
+def carry_out(todo: Plan) -> None:
+    """Check, write, run. Raises NotPermitted or InstallError."""
+    if not todo.user and os.geteuid() != 0:
+        raise NotPermitted(
+            "only root installs the machine's service\n  cure: with sudo, or --user for your own"
+        )
+    _tools(todo)
+    check(todo)
+    for path, text in todo.files.items():
+        if path.suffix == ".toml" and path.exists():
+            continue  # its owner's words
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o644)
+    for command in todo.commands:
+        _run(command)
+
+
+def check(todo: Plan) -> None:
+    """Ask systemd what it thinks of the unit; it only warns of bad keys, so any word is a refusal."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / todo.unit.name
+        draft.write_text(todo.files[todo.unit])
+        scope = "--user" if todo.user else "--system"
+        out = subprocess.run(
+            ["systemd-analyze", "verify", "--man=no", scope, str(draft)],
+            env={"XDG_RUNTIME_DIR": folder, **os.environ}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    # It may also speak of other units of this machine, which are not ours to judge.
+    said = [line for line in (out.stderr + out.stdout).splitlines() if todo.unit.name in line]
+    if said or (out.returncode and not out.stderr):
+        raise InstallError(
+            f"systemd refuses {todo.unit}: {said[0] if said else f'exit code {out.returncode}'}\n"
+            "  cure: a newer systemd (252 is tested); nothing was changed"
+        )
+
+
+def remove(user: bool) -> list[Path]:
+    """Stop and disable the service and take its files away; those removed.
+
+    The store stays, and settings that were changed.
+    """
+    if not user and os.geteuid() != 0:
+        raise NotPermitted(
+            "only root removes the machine's service\n  cure: with sudo, or --user for your own"
+        )
+    todo = plan(True) if user else None
+    paths = list(todo.files) if todo else [Path(to) for to in _SYSTEM.values()]
+    there = [path for path in paths if path.exists()]
+    systemctl = ("systemctl", "--user") if user else ("systemctl",)
+    if there and shutil.which("systemctl"):
+        _run((*systemctl, "disable", "--now", "energyd.service"))
+    gone = [path for path in there if path.suffix != ".toml" or path.read_text() == shipped(path.name)]
+    for path in gone:
+        path.unlink()
+    if there and shutil.which("systemctl"):
+        _run((*systemctl, "daemon-reload"))
+    return gone
+
+
+def _reachable() -> None:
+    """Refuse an interpreter, or a package, that the unit's user cannot get at."""
+    cure = (
+        "  cure: a venv that all may read: python3 -m venv /opt/energyd, install there, and use its energyd"
+    )
+    needed = (Path(sys.executable), Path(sys.executable).resolve(), Path(__file__).resolve())
+    for path in needed:
+        home = next((home for home in HOMES if path.is_relative_to(home)), None)
+        if home is not None:
+            raise InstallError(
+                f"the service cannot run {path}: it may not look into {home} (ProtectHome)\n{cure}"
+            )
+        for folder in path.parents:
+            if not folder.stat().st_mode & stat.S_IXOTH:
+                raise InstallError(f"the service cannot run {path}: its user may not enter {folder}\n{cure}")
+
+
+def _tools(todo: Plan) -> None:
+    needed = {"systemd-analyze", *(command[0] for command in todo.commands)}
+    lacking = sorted(tool for tool in needed if shutil.which(tool) is None)
+    if lacking:
+        raise InstallError(
+            f"no systemd here: {', '.join(lacking)} not found\n"
+            "  cure: `energyd start`, from whatever starts things on this machine"
+        )
+
+
+def _run(command: tuple[str, ...]) -> None:
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    if out.returncode:
+        last = (out.stderr.strip().splitlines() or [f"exit code {out.returncode}"])[-1]
+        raise InstallError(
+            f"{' '.join(command)} failed: {last}\n  the files are written; cure it and run again"
+        )
