@@ -249,18 +249,20 @@ class DeviceLog:
             return Missing("before_first_sample" if started else "marker_too_late")
         n = self.totals.n - (self._len - 1 - i)
         gap_ns, holes, in_hole, bridge_j2, gap = self._gap_totals(t_ns)
-        t_i, e_uj, p_w, split_j2 = int(self._t[i]), int(self._c[i]), self._p[i] / 1000, 0.0
+        # Plain numbers, or an edge cannot be kept: JSON's encoder refuses numpy's.
+        t_i, p_i, e_uj, split_j2 = int(self._t[i]), int(self._p[i]), int(self._c[i]), 0.0
+        p_w = p_i / 1000
         if t_ns > t_i:
-            t_j, step_uj = int(self._t[i + 1]), int(self._c[i + 1]) - e_uj
-            e_uj += _part(t_ns - t_i, t_j - t_i, int(self._p[i]), int(self._p[i + 1]), step_uj)
-            p_w += (self._p[i + 1] - self._p[i]) / 1000 * (t_ns - t_i) / (t_j - t_i)
+            t_j, p_j, step_uj = int(self._t[i + 1]), int(self._p[i + 1]), int(self._c[i + 1]) - e_uj
+            e_uj += _part(t_ns - t_i, t_j - t_i, p_i, p_j, step_uj)
+            p_w += (p_j - p_i) / 1000 * (t_ns - t_i) / (t_j - t_i)
             if gap is not None and not in_hole:
-                split_j2 = _split_j2(t_ns, t_i, t_j, self._p[i] / 1000, self._p[i + 1] / 1000, step_uj / 1e6)
+                split_j2 = _split_j2(t_ns, t_i, t_j, p_i / 1000, p_j / 1000, step_uj / 1e6)
         rough = self._rough.up_to(
             i, self._t[: self._len], self._p[: self._len], self.sensing, self.max_step_ns
         )
         return Edge(
-            t_ns, e_uj, n, gap_ns, holes, in_hole, rough, bridge_j2, split_j2, float(p_w), self.range_w(t_ns)
+            t_ns, e_uj, n, gap_ns, holes, in_hole, rough, bridge_j2, split_j2, p_w, self.range_w(t_ns)
         )
 
     def range_w(self, t_ns: int) -> float:

@@ -13,6 +13,8 @@ from energyd.energy import HALF_PJ_PER_UJ, Edge, Missing, Totals, trapezoid_uj
 from energyd.energy import DeviceLog as Log
 from energyd.roughness import NONE
 from energyd.spans import Span, union
+from energyd.stages import Anchor, Stage
+from energyd.store.columns import schema
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -95,6 +97,19 @@ def test_a_bridged_gap_carries_the_counters_energy_and_is_spread_by_the_trapezoi
     # From 100 to 300 W: the first half holds (100 + 200) / (100 + 300) / 2 = 3/8 of it.
     assert middle.e_uj - 2_000_000 == pytest.approx(375_000_000, rel=1e-6)
     assert not middle.in_hole
+
+
+@pytest.mark.parametrize("t_ns", [20 * MS, 30 * MS, 5 * S, 10 * S], ids="edge step gap behind".split())
+def test_an_open_stage_that_began_in_a_bridged_gap_can_be_kept_over_a_restart(t_ns: int) -> None:
+    log = log_of([0, 20 * MS, 40 * MS], [100_000, 150_000, 100_000])
+    log.append_after_gap(10 * S, 300_000, "daemon_down", bridged_uj=1_000_000_000, bridge_j2=2.0)
+    edge = log.edge_at(t_ns)
+    assert isinstance(edge, Edge)
+    stage = Stage("r", "c.0", "early", t_ns, "c", begin={0: edge}, anchors={0: Anchor.at(1_000, edge, 0)})
+    row = dict(zip((name for name, _ in schema()["stages_log"]), stage.row(), strict=True))
+    again = Stage.restore(row, stage.memo())
+    assert again.begin == stage.begin
+    assert again.anchors == stage.anchors
 
 
 def test_time_in_gaps_and_holes_are_counted_at_every_instant() -> None:
