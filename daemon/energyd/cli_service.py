@@ -61,7 +61,10 @@ def install_service(user: bool, now: bool, dry_run: bool) -> None:
 @click.command("uninstall-service")
 @user_option
 def uninstall_service(user: bool) -> None:
-    """Stop the service and take its files away. The store, and the user energyd, stay."""
+    """Stop the service and take its files away. The store, and the user energyd, stay.
+
+    Example: sudo energyd uninstall-service
+    """
     from energyd.install_service import InstallError, NotPermitted, remove
 
     try:
@@ -108,7 +111,10 @@ def release(store: Path | None, duration: str) -> None:
 @click.command()
 @store_option
 def resume(store: Path | None) -> None:
-    """Take the NVIDIA driver back before its release is over."""
+    """Take the NVIDIA driver back before its release is over.
+
+    Example: energyd resume
+    """
     endpoint = endpoint_of(store)
     if not _ask_release(endpoint, 0)["sources"]:
         click.echo("nothing to take back: this daemon holds no NVIDIA driver", err=True)
@@ -152,6 +158,7 @@ def keys() -> None:
     """Keys for watching a daemon from another machine (energyd start --listen).
 
     \b
+    Example:
     On the machine that watches:   energyd keys show
     On the daemon's machine:       energyd keys allow KEY NAME
                                    energyd keys daemon
@@ -162,7 +169,10 @@ def keys() -> None:
 
 @keys.command("show")
 def keys_show() -> None:
-    """Print your own public key; made if there is none."""
+    """Print your own public key; made if there is none.
+
+    Example: energyd keys show
+    """
     from energyd_client import curve
 
     with _key_errors():
@@ -174,7 +184,10 @@ def keys_show() -> None:
 @click.argument("host")
 @click.argument("key")
 def keys_trust(host: str, key: str) -> None:
-    """Believe the daemon on HOST, whose `energyd keys daemon` said KEY."""
+    """Believe the daemon on HOST, whose `energyd keys daemon` said KEY.
+
+    Example: energyd keys trust gpu7.example KEY
+    """
     from energyd_client import curve
 
     _is_key(key)
@@ -188,7 +201,10 @@ def keys_trust(host: str, key: str) -> None:
 @keys.command("daemon")
 @store_option
 def keys_daemon(store: Path | None) -> None:
-    """Print the public key of this machine's daemon; made if there is none."""
+    """Print the public key of this machine's daemon; made if there is none.
+
+    Example: energyd keys daemon
+    """
     from energyd.remote import daemon_keys
     from energyd_client import endpoints
 
@@ -201,7 +217,10 @@ def keys_daemon(store: Path | None) -> None:
 @click.argument("key")
 @click.argument("name")
 def keys_allow(store: Path | None, key: str, name: str) -> None:
-    """Let the holder of KEY watch this machine's daemon; NAME says whose it is. A reload takes it over."""
+    """Let the holder of KEY watch this machine's daemon; NAME says whose it is. A reload takes it over.
+
+    Example: energyd keys allow KEY anna
+    """
     from energyd.remote import ALLOWED, keys_folder
     from energyd_client import endpoints
 

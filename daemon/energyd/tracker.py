@@ -17,7 +17,8 @@ from energyd_client import protocol as p
 Rows = defaultdict[str, list[tuple[Any, ...]]]
 
 REMEMBERED: Final = 10_000
-"""Ended runs that are known, so that a child heard after its run's end joins that one."""
+"""Ended runs that are known, so that a child heard after its run's end joins that one; and settled stages, so
+that what begins in one that is over is still inside those around it."""
 
 
 class Tracker:
@@ -35,6 +36,7 @@ class Tracker:
         self.touched_runs: set[str] = set()
         self.news: set[str] = set()  # stages whose state subscribers should hear of
         self._processes: dict[str, p.ProcessInfo] = {}
+        self._lines: dict[str, tuple[str, ...]] = {}  # of settled stages: those around them
 
     def restore(self, runs: list[Run], stages: list[Stage]) -> None:
         """Take over what an earlier daemon left open."""
@@ -113,6 +115,9 @@ class Tracker:
         self.touched.add(stage.stage_id)
         self.news.add(stage.stage_id)
         self.roster.remove(stage)
+        self._lines[stage.stage_id] = stage.ancestors
+        if len(self._lines) > REMEMBERED:
+            del self._lines[next(iter(self._lines))]
         run = self.runs.get(stage.run_id)
         if run is not None and stage.t1_ns is not None:
             self._end_if_orphaned(run, stage.t1_ns)
@@ -161,7 +166,7 @@ class Tracker:
         if parent is not None:
             stage.ancestors = (*parent.ancestors, parent.stage_id)
         elif m.parent_id:
-            stage.ancestors = (m.parent_id,)
+            stage.ancestors = (*self._lines.get(m.parent_id, ()), m.parent_id)
         if m.synced:
             stage.flags.add("synced")
         if incoming.doubt_ns:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from daemon.test_accounting import Machine, S
@@ -71,6 +71,9 @@ def by_definition(of: Plan, others: list[Plan], device: int) -> tuple[int, int, 
 def test_overlaps_and_childrens_shares_are_those_of_the_plain_definition(
     fold_at: int, found: list[Plan], rounds: list[int], restarts: bool
 ) -> None:
+    by_id = {x.stage_id: x for x in found}
+    # Another daemon no longer knows what was around a stage that is over.
+    assume(not restarts or all(x.parent_id is None or x.t0 <= by_id[x.parent_id].t1 for x in found))
     machine = Machine()
     machine.sample(0, 20)
     events = [(x.t0, 0, k, p.StageBegin, {"name": "x", "parent_id": x.parent_id,

@@ -136,8 +136,9 @@ def test_a_second_daemon_on_one_endpoint_is_refused_and_steals_nothing(
 ) -> None:
     code, err = foreground(running, "--source", "simulated", store=tmp_path / "other")
     assert code == 1
-    assert "already running" in err
+    assert f"pid {running.holder()['pid']}" in err
     assert "ENERGYD_ENDPOINT" in err
+    assert "cure: unset" in err
     still_measures(running)
 
 

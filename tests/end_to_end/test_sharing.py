@@ -338,6 +338,6 @@ def test_a_gpu_with_mig_tells_no_utilisation_and_is_not_asked_again(
     assert daemon.stop() == 0
     assert daemon.query("FROM shares") == []
     flags = Bench(daemon, fake_nvml).row(run_id, "train", 0)["flags"]
-    assert flags == ["mig", "shared_gpu"]
+    assert {"mig", "shared_gpu"} <= set(flags)
     (split,) = daemon.query("FROM energy_split_estimate")
     assert (split["sm_share"], split["estimate_j"], split["n"]) == (None, None, 0)

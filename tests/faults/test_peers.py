@@ -99,6 +99,7 @@ def test_beside_a_flood_another_program_delivers_and_no_sample_is_missed(running
             flood.kill()
     assert said > 5_000
     wait_for(lambda: status(running)["waiting"] == 0)
+    wait_for(lambda: status(running)["pending_stages"] == 0, 40)  # energies come after the flood's acks
     (other,) = running.query("SELECT count(*) AS n FROM stages WHERE name = 's' AND state = 'final'")
     assert other["n"] == 500
     (stored,) = running.query(
