@@ -64,7 +64,7 @@ class Answers:
                 "newest_t_ns": r.marks.newest_ns,
                 "markers": r.markers,
                 "open_stages": r.tracker.roster.open,
-                "pending_stages": len(r.tracker.stages) - r.tracker.roster.open,
+                "pending_stages": r.pending_stages,
                 "waiting": r.inbox.waiting,
                 "commit_ms": r.commit_ms,
                 "exhausted": r.exhausted,

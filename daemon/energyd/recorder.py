@@ -189,7 +189,7 @@ class Recorder:
 
     def _awaited(self) -> bool:
         """Whether somebody waits: a client for an acknowledgement, a stage for its energy."""
-        return bool(self.inbox.markers) or len(self.tracker.stages) > self.tracker.roster.open
+        return bool(self.inbox.markers or self.pending_stages)
 
     def _last_words(self) -> None:
         """The last commit and export. A full disk gets some seconds; then what is lost is said."""
@@ -497,12 +497,20 @@ class Recorder:
 
     def waiting_rows(self, table: str) -> list[tuple[Any, ...]]:
         """Rows that the next commit is to write: many, while commits are refused."""
-        return list(self._batch.rows.get(table, []))
+        return [*self._batch.rows.get(table, ()), *self.tracker.rows.get(table, ())]
 
     def done(self, stage_id: str) -> tuple[Done | None, bool]:
         """A stage whose energy is known, and whether it is stored; None if there is none in memory."""
         stored = self.finals.get(stage_id)
-        return (stored, True) if stored is not None else (self._unstored.get(stage_id), False)
+        if stored is not None:
+            return stored, True
+        return self._unstored.get(stage_id) or _done(self.tracker.rows).get(stage_id), False
+
+    @property
+    def pending_stages(self) -> int:
+        """Stages that have ended and whose energy is not stored yet."""
+        settled = len(self._unstored) + len(self.tracker.rows.get("stages_log", ()))
+        return len(self.tracker.stages) - self.tracker.roster.open + settled
 
     def run_name(self, run_id: str) -> str:
         """The name of a run, or its id once it is closed and forgotten."""

@@ -168,6 +168,29 @@ def test_samples_alone_wait_longer_than_what_somebody_waits_for(
         recorder.stop()
 
 
+def test_a_stage_that_is_settled_after_its_rounds_commit_is_in_every_answer_until_the_next_one(
+    desk: Desk,
+) -> None:
+    seqs = iter(range(2, 1_000_000))
+    words: list[p.Marker] = [p.RunBegin(1, 1, "r", "flood")]
+    names = [f"s{k}" for k in range(FLUSH_AT)]
+    for stage_id in names:
+        words.append(p.StageBegin(next(seqs), 1, "r", stage_id, "step", None, []))
+        words.append(p.StageEnd(next(seqs), 1, "r", stage_id, "ok"))
+    recorder = desk.recorder
+    past = recorder.timeline.now_ns() - 10 * SETTLE_NS
+    recorder.inbox.put_markers([Incoming("c", m, past, past, uid=1, pid=1) for m in words])
+    recorder.tick()
+    settled = set(names) - set(recorder.tracker.stages)
+    assert settled  # after the commit, so that no row of theirs is stored yet
+    assert desk.store.fetch("SELECT count(*) FROM stages_log") == [(0,)]
+    assert {stage_id for stage_id, _ in stage_rows(desk)} == set(names)
+    assert desk.ask.status()["pending_stages"] == len(names)
+    answer = desk.ask(p.AskStage(1, min(settled)))
+    assert isinstance(answer, dict)
+    assert answer["state"] == "ended"
+
+
 def test_markers_in_a_flood_are_acknowledged_before_their_stages_are_settled_and_none_is_left_out(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
