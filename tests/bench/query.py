@@ -11,7 +11,7 @@ stage is held against the energy that numpy found when the store was made.
 
 from __future__ import annotations
 
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.figures import Bench, child_env, run, run_child
+from bench.figures import Bench, child_env, memory_mib, run, run_child
 
 DAY_NS: Final = 86_400_000_000_000
 CASES: Final = {  # name: what make_store is told, bytes on disk, what is asked
@@ -115,7 +115,7 @@ def ask(store: Path, name: str) -> dict[str, Any]:
             answer = reader.sql(question.sql.format(**words)).fetchall()
             times.append(time.perf_counter() - began)
             cpu.append(time.process_time() - busy)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = memory_mib(os.getpid(), "VmHWM")  # ru_maxrss begins with that of who started us
     return {"open": opened, "open_cpu": opened_cpu, "first": times[0], "best": min(times), "cpu": min(cpu),
             "mib": peak, "answer": answer[0]}  # fmt: skip
 
