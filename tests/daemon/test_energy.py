@@ -99,7 +99,7 @@ def test_a_bridged_gap_carries_the_counters_energy_and_is_spread_by_the_trapezoi
     assert not middle.in_hole
 
 
-@pytest.mark.parametrize("t_ns", [20 * MS, 30 * MS, 5 * S, 10 * S], ids="edge step gap behind".split())
+@pytest.mark.parametrize("t_ns", [20 * MS, 30 * MS, 5 * S, 10 * S], ids=["edge", "step", "gap", "behind"])
 def test_an_open_stage_that_began_in_a_bridged_gap_can_be_kept_over_a_restart(t_ns: int) -> None:
     log = log_of([0, 20 * MS, 40 * MS], [100_000, 150_000, 100_000])
     log.append_after_gap(10 * S, 300_000, "daemon_down", bridged_uj=1_000_000_000, bridge_j2=2.0)
