@@ -23,6 +23,7 @@ from energyd.peers import Peer, Peers, credentials
 from energyd.publisher import Publisher, bind_ipc
 from energyd.stages import Incoming, same_user
 from energyd.timeline import Timeline
+from energyd.unread import Unread
 from energyd.wire import WireError, decode
 from energyd_client import protocol as p
 from energyd_client.version import __version__
@@ -69,6 +70,7 @@ class Intake:
         self.peers = Peers()
         self._departures = Departures(spool, self.peers, expected, inbox, timeline, self._incoming)
         self.credit = Credit()
+        self._unread = Unread()
         self.refused: dict[str, int] = {}
         self.stored: Callable[[str], int] = lambda client: 0  # what a client need not send again
         self.answer: Answerer = lambda question: p.Refusal("not_ready", "the daemon is starting")
@@ -180,12 +182,7 @@ class Intake:
         if isinstance(message, p.Hello):
             self._hello(identity, message, _address(frame))
         elif isinstance(message, p.AskStatus | p.AskTail | p.AskStage):
-            reply = self.answer(message)
-            if isinstance(reply, p.Refusal):
-                reply.req = message.req
-                self._send(identity, reply)
-            else:
-                self._send(identity, p.Answer(message.req, reply))
+            self._answer(identity, message)
         elif peer is None:
             raise WireError("hello_first", "say HELLO before anything else")
         elif isinstance(message, p.Bye):
@@ -199,6 +196,20 @@ class Intake:
                 out.append(self._incoming(peer, message, arrived_ns))
             elif taken is None:
                 self._turn_away(peer, message.seq)
+
+    def _answer(self, identity: bytes, question: p.Question) -> None:
+        if self._unread.may_ask(identity):
+            reply = self.answer(question)
+        else:
+            reply = p.Refusal("busy", "read the answers to what was asked before, then ask again")
+        if isinstance(reply, p.Refusal):
+            reply.req = question.req
+            self._send(identity, reply)
+            return
+        try:
+            self._unread.send(self._router, identity, p.pack(p.Answer(question.req, reply)))
+        except zmq.ZMQError:
+            pass  # gone meanwhile
 
     def _hello(self, identity: bytes, hello: p.Hello, address: str) -> None:
         uid, owner = credentials(address)[0], self._departures.owner(hello.client)
