@@ -25,6 +25,7 @@ from energyd.publisher import Publisher, bind_ipc
 from energyd.remote import Gate
 from energyd.stages import Incoming, same_user
 from energyd.timeline import Timeline
+from energyd.unread import Unread
 from energyd.wire import WireError, decode
 from energyd_client import protocol as p
 from energyd_client.curve import live_endpoint
@@ -78,6 +79,7 @@ class Intake:
         self.peers = Peers()
         self._departures = Departures(spool, self.peers, expected, inbox, timeline, self._incoming)
         self.credit = Credit()
+        self._unread = Unread()
         self.refused: dict[str, int] = {}
         self.stored: Callable[[str], int] = lambda client: 0  # what a client need not send again
         self.answer: Answerer = lambda question, uid: p.Refusal("not_ready", "the daemon is starting")
@@ -206,12 +208,7 @@ class Intake:
         if isinstance(message, p.Hello):
             self._hello(identity, message, _address(frame))
         elif isinstance(message, p.Question):
-            reply = self.answer(message, credentials(_address(frame))[0])
-            if isinstance(reply, p.Refusal):
-                reply.req = message.req
-                self._send(identity, reply)
-            else:
-                self._send(identity, p.Answer(message.req, reply))
+            self._answer(identity, message, credentials(_address(frame))[0])
         elif peer is None:
             raise WireError("hello_first", "say HELLO before anything else")
         elif isinstance(message, p.Bye):
@@ -225,6 +222,20 @@ class Intake:
                 out.append(self._incoming(peer, message, arrived_ns))
             elif taken is None:
                 self._turn_away(peer, message.seq)
+
+    def _answer(self, identity: bytes, question: p.Question, uid: int | None) -> None:
+        if self._unread.may_ask(identity):
+            reply = self.answer(question, uid)
+        else:
+            reply = p.Refusal("busy", "read the answers to what was asked before, then ask again")
+        if isinstance(reply, p.Refusal):
+            reply.req = question.req
+            self._send(identity, reply)
+            return
+        try:
+            self._unread.send(self._router, identity, p.pack(p.Answer(question.req, reply)))
+        except zmq.ZMQError:
+            pass  # gone meanwhile
 
     def _hello(self, identity: bytes, hello: p.Hello, address: str) -> None:
         if self.gate is not None and credentials(address)[0] is None:

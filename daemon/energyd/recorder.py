@@ -61,7 +61,7 @@ SEAL_AFTER_NS: Final = 5_000_000_000
 """How long after an hour's end it is sealed: every device's samples of it have arrived by then."""
 
 TAKE: Final = 2_000
-"""Markers of one round: so many hold the lock for some 20 ms, and a commit of them takes 10."""
+"""Markers of one round: questions wait for the lock while they are taken, and acks for all of them."""
 SETTLE_S: Final = 0.02
 """How long a round may hold the lock to settle stages; the others wait for the next."""
 SETTLE_BUSY_S: Final = 0.002
@@ -69,7 +69,7 @@ SETTLE_BUSY_S: Final = 0.002
 FLOOD_S: Final = 0.02
 """How soon more is awaited after a round of many markers, before their stages have their turn."""
 MOST_PENDING: Final = 20_000
-"""Ended stages without energies (some 4 kB each) from which on a flood is slowed down to settle them."""
+"""Ended stages without energies from which on a flood is slowed down to settle them."""
 
 
 Done = tuple[tuple[Any, ...], list[tuple[Any, ...]]]
@@ -256,7 +256,7 @@ class Recorder:
         return 0.0 if self.accountant.behind else COMMIT_S
 
     def _settle_on(self, now_ns: int) -> None:
-        """Settle while nothing else is to do: a commit costs as much as a hundred stages."""
+        """Settle while nothing else is to do: a commit costs as much as many stages."""
         until_s = time.monotonic() + COMMIT_S / 2
         while self.accountant.behind and time.monotonic() < until_s and self.inbox.markers < FLUSH_AT:
             with self.lock:

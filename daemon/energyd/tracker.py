@@ -277,4 +277,4 @@ _BODY = {
     kind: tuple(f.name for f in fields(kind) if f.name not in ("seq", "t_ns", "run_id", "stage_id"))
     for kind in p.MARKERS
 }
-"""By kind of marker, the fields that have no column of their own (`asdict` would copy each value: 20 µs)."""
+"""By kind of marker, the fields that have no column of their own (`asdict` would copy each value)."""

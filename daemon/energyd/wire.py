@@ -1,8 +1,8 @@
 """Is this frame a message, and of which kind? Bytes from strangers into bounded, typed messages.
 
 The decoder is derived from the classes and bounds of `energyd_client.protocol`, the only home of the
-messages; msgspec checks types, bounds and unknown fields while it decodes and names the culprit (0.5 µs a
-marker; 2 µs more make it an object of that class).
+messages; msgspec checks types, bounds and unknown fields while it decodes and names the culprit. The
+object of that class is made of what it found.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ Two processes speak the protocol over a DEALER each with frames packed beforehan
 so that what is timed is what the daemon does: decode, track, commit, acknowledge. Two mixes: counts, as a
 training loop sends one a step of a long stage; and whole stages on one GPU each (begin, count, end), for
 which the daemon also works out every stage's energies. A row below says what the real client reaches.
+
+A marker is one message, journaled and acknowledged: a whole stage is three (begin, count, end), in both
+rows of whole stages; divide by three for stages a second. Acknowledged means stored: energies may follow.
 """
 
 from __future__ import annotations

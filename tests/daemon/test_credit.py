@@ -13,6 +13,7 @@ from energyd.credit import BOUND, BOUND_ALL, Credit
 from energyd.inbox import Inbox
 from energyd.intake import Intake
 from energyd.peers import Peer
+from energyd.unread import MOST
 from energyd_client import clock
 from energyd_client import protocol as p
 from real_daemon import wait_for
@@ -80,3 +81,31 @@ def test_a_flooding_peer_fills_its_bound_and_is_told_once_and_others_go_on(
         assert p.unpack(flood.recv()) == p.Ack(BOUND)
         flood.send(p.pack(p.Count(BOUND + 1, clock.now_ns(), "r", "s", {"n": 1})))
         wait_for(lambda: inbox.waiting == BOUND + 2)
+
+
+def test_who_asks_and_never_reads_is_told_busy_and_answered_again_once_he_reads(
+    intake: tuple[Intake, Inbox, str],
+) -> None:
+    wire, _, endpoint = intake
+    wire.answer = lambda question: {"body": b"x" * (4 << 20)}
+    asked = 40
+    with zmq.Context() as context, context.socket(zmq.DEALER) as deaf, context.socket(zmq.DEALER) as other:
+        for socket in (deaf, other):
+            socket.linger = 0
+            socket.rcvhwm = 1  # what is not received stays with the daemon
+            socket.connect(endpoint)
+        for req in range(asked):
+            deaf.send(p.pack(p.AskTail(req)))
+        other.send(p.pack(p.AskTail(1)))  # its turn comes: nobody waits for who does not read
+        assert isinstance(p.unpack(other.recv()), p.Answer)
+        said = [p.unpack(deaf.recv()) for _ in range(asked)]
+        answers = sum(isinstance(word, p.Answer) for word in said)
+        assert {word.code for word in said if isinstance(word, p.Refusal)} == {"busy"}
+        # What it may leave unread, the answer beyond, and what is under way in its own buffers.
+        assert MOST // (4 << 20) <= answers < asked / 2
+
+        def answered() -> bool:
+            deaf.send(p.pack(p.AskTail(asked)))
+            return isinstance(p.unpack(deaf.recv()), p.Answer)
+
+        wait_for(answered)
