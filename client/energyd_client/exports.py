@@ -27,13 +27,17 @@ class Exports:
         self._buffer: Any = None  # never freed: libc points to it
         self._slot: Any = None  # the value in it
         self._copy: dict[bytes, bytes] = {}  # that of os.environ
+        self._last = b""  # what was written there last, the very object
 
     def name(self, run_id: str, stage_id: bytes) -> None:
         """Children that start from now on belong there; empty `stage_id`: to no stage. About 0.2 µs."""
         if run_id != self._run_id:
             self._name_run(run_id)
         if self._slot is not None:
-            self._slot.value = self._copy[_STAGE] = stage_id
+            if self._copy.get(_STAGE) is not self._last:
+                self._place()  # somebody else has set, or cleared, the variables: libc may point elsewhere
+                os.environ[ENV_RUN_ID] = run_id
+            self._slot.value = self._copy[_STAGE] = self._last = stage_id
 
     def restore(self) -> None:
         """Put back what was there before."""
@@ -62,6 +66,7 @@ class Exports:
             self._slot = (ctypes.c_char * _ROOM).from_buffer(self._buffer, len(_STAGE) + 1)
             self._slot.value = b""
             self._copy = os.environ._data  # type: ignore[attr-defined]
+            self._last = self._copy[_STAGE]
             ctypes.pythonapi.putenv(self._buffer)
         except (ImportError, AttributeError, OSError):
             self._slot = None

@@ -63,6 +63,7 @@ class Answers:
                 "store_errors": r.store_errors,
                 "newest_t_ns": r.marks.newest_ns,
                 "markers": r.markers,
+                "open_runs": len(r.tracker.runs),
                 "open_stages": r.tracker.roster.open,
                 "pending_stages": r.pending_stages,
                 "waiting": r.inbox.waiting,

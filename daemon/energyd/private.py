@@ -44,7 +44,7 @@ class Found:
         """Let a private daemon store everything and end. False: it stays for what is still open."""
         if self._lease is None or self.process is None:
             return True
-        left_behind = self._open_stages() > 0
+        left_behind = self._still_open() > 0
         os.close(self._lease)
         self._lease = None
         if not left_behind:
@@ -56,14 +56,15 @@ class Found:
         self.process.returncode = self.process.returncode or 0  # Popen must not complain that it lives on
         return not left_behind
 
-    def _open_stages(self) -> int:
-        """Stages of programs that the command left running; 0 where nobody answers."""
+    def _still_open(self) -> int:
+        """Runs and stages of programs that the command left running; 0 where nobody answers."""
         from energyd_client.errors import EnergydError
         from energyd_client.protocol import AskStatus
         from energyd_client.request import ask
 
         try:
-            return int(ask(self.endpoint, AskStatus(req=1), timeout_s=3)["open_stages"])
+            body = ask(self.endpoint, AskStatus(req=1), timeout_s=3)
+            return int(body["open_runs"]) + int(body["open_stages"])
         except EnergydError:
             return 0
 

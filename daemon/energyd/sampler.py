@@ -76,9 +76,9 @@ class Sampler:
                 deadline = time.monotonic()
             deadline += self.source.interval_s
             now = time.monotonic()
-            deadline = max(deadline, now)  # late: do not hurry after what is gone
+            due, deadline = deadline, max(deadline, now)  # late: do not hurry after what is gone
             self._stop.wait(deadline - now)
-            self.late.append((deadline, max(0.0, time.monotonic() - deadline) * 1000))
+            self.late.append((due, max(0.0, time.monotonic() - due) * 1000))
         self._read()
         self.source.close()
 

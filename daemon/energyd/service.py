@@ -117,10 +117,7 @@ class Service:
             None if config.listen is None else (config.listen, config.store),
         )  # fmt: skip
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
-        if mended.said:
-            recorder.complain(
-                "damage", f"store: {'; '.join(mended.said)}; cure: `energyd recover` when stopped"
-            )
+        _complain(recorder, mended)
         recorder.upkeep = Upkeep(layout, config.keep)
         stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,

@@ -52,6 +52,7 @@ class Watermarks:
             if len(t_ns):
                 self._sealed[device] = int(t_ns[-1])
             log.trim(end_ns)
+        self._exported.clear()  # no live file is left: what they held of the next hour is in the tail again
         self.hour = hour
 
     def unsealed(self) -> Arrays:

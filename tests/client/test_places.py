@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from unittest import mock
 
 import pytest
 
@@ -241,6 +242,20 @@ def test_naming_ever_new_stages_to_children_takes_no_memory(workplace):
     done = workplace.run(program)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 100_000  # setenv would have kept 810 kB
+
+
+def test_after_the_environment_was_emptied_and_refilled_children_are_told_the_stage_that_is_open(daemon):
+    with energy.run("r") as run:
+        with run.stage("a"), mock.patch.dict(os.environ, clear=True):
+            pass
+        with run.stage("b") as b:
+            show = [
+                sys.executable,
+                "-c",
+                "import os; print(*map(os.getenv, ('ENERGYD_RUN_ID', 'ENERGYD_STAGE_ID')))",
+            ]
+            by_libc = subprocess.run(show, capture_output=True, text=True, check=True)
+            assert by_libc.stdout.split() == [run.run_id, b.stage_id]
 
 
 def test_without_ctypes_children_join_the_run_and_no_stage(daemon, monkeypatch):

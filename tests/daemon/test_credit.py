@@ -87,7 +87,7 @@ def test_who_asks_and_never_reads_is_told_busy_and_answered_again_once_he_reads(
     intake: tuple[Intake, Inbox, str],
 ) -> None:
     wire, _, endpoint = intake
-    wire.answer = lambda question: {"body": b"x" * (4 << 20)}
+    wire.answer = lambda question, uid: {"body": b"x" * (4 << 20)}
     asked = 40
     with zmq.Context() as context, context.socket(zmq.DEALER) as deaf, context.socket(zmq.DEALER) as other:
         for socket in (deaf, other):

@@ -192,6 +192,32 @@ def test_who_stalls_on_the_page_holds_up_neither_daemon_nor_the_next_reader(daem
     daemon.stop()
 
 
+def test_who_sends_a_byte_now_and_then_holds_up_neither_the_next_reader_nor_the_stop(daemon: Daemon) -> None:
+    port = free_port()
+    daemon.start("--metrics", f"127.0.0.1:{port}", source="simulated")
+    wait_for(lambda: page(port))
+    over = threading.Event()
+    slow = socket.create_connection(("127.0.0.1", port))
+    slow.sendall(b"GET /metrics HTTP/1.0\r\nX: ")
+
+    def drip() -> None:
+        while not over.wait(0.2):
+            try:
+                slow.sendall(b"x")
+            except OSError:
+                return
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        assert wait_for(lambda: page(port))
+        assert daemon.stop() == 0  # waits for 30 s at most
+    finally:
+        over.set()
+        thread.join()
+        slow.close()
+
+
 def test_a_gap_is_counted_under_its_reason(daemon: Daemon) -> None:
     port = free_port()
     daemon.start(source="simulated")

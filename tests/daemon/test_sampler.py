@@ -43,6 +43,24 @@ def test_lateness_is_that_of_the_last_minute_however_late_or_calm_it_was_before(
     assert late_ms_p99([sampler]) == pytest.approx(99)
 
 
+class Slow(Idle):
+    """Each read takes ten times its interval."""
+
+    interval_s = 0.01
+
+    def read(self) -> Iterable[Event]:
+        time.sleep(0.1)
+        return []
+
+
+def test_a_read_that_comes_late_because_the_one_before_took_so_long_counts_as_late() -> None:
+    sampler = Sampler(Slow(), Inbox())
+    sampler.start()
+    wait_for(lambda: len(sampler.late) > 3)
+    sampler.stop()
+    assert min(late for _, late in sampler.late) > 50
+
+
 def test_a_sampler_says_of_each_read_how_late_it_came() -> None:
     sampler = Sampler(Idle(), Inbox())
     sampler.start()

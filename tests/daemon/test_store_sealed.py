@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from energyd.store.columns import schema
 from energyd.store.load import load
 from energyd.store.read import open_reader
 from energyd.store.salvage import open_hot
+from energyd.store.sealed import damaged_files
 from energyd.store.write import Batch, HotStore, StoreError
 
 HOUR = 494_000
@@ -87,6 +89,43 @@ def test_a_lost_hour_with_a_hole_in_it_is_a_hole(layout: Layout) -> None:
     energy, gaps = told(layout, (HOUR + 1) * HOUR_NS - 10 * S, (HOUR + 2) * HOUR_NS + 700 * S)
     assert energy is None
     assert [bridged for *_, bridged in gaps] == [None]
+
+
+def test_beside_a_lost_file_thinned_seconds_are_no_gaps(layout: Layout) -> None:
+    """The hour before is thinned to every other second, as an old day is; the device's step is shorter."""
+    old, hour = layout.root / layout.sealed("samples", HOUR), HOUR * HOUR_NS
+    thin = old.parent.with_name("day=2026-05-09") / "thin.parquet"
+    thin.parent.mkdir()
+    with duckdb.connect() as con:
+        con.execute(f"COPY (FROM '{old}' WHERE (t_ns // {S}) % 2 = 1) TO '{thin}' (FORMAT parquet)")
+    old.unlink()
+    store = HotStore(layout)
+    facts = {
+        "device": 0,
+        "t_ns": hour + 4 * HOUR_NS,
+        "uuid": "GPU-0",
+        "domain": "gpu",
+        "max_step_ns": 3 * S // 2,
+    }
+    store.commit(Batch(rows={"devices": [tuple(facts.get(name) for name, _ in schema()["devices"])]}))
+    store.close()
+    ruin(layout, "samples", HOUR + 1)
+    _, gaps = told(layout, hour, hour + HOUR_NS)
+    assert [(t0, t1) for t0, t1, _ in gaps] == [((HOUR + 1) * HOUR_NS - S, (HOUR + 2) * HOUR_NS + 600 * S)]
+
+
+def test_the_newest_day_is_checked_at_a_start_also_where_another_table_ends_in_a_month(
+    layout: Layout,
+) -> None:
+    month = layout.root / "sealed" / "metrics" / "month=2026-04"
+    month.mkdir(parents=True)
+    with duckdb.connect() as con:
+        con.execute(f"COPY (SELECT 1 AS x) TO '{month / 'month.parquet'}' (FORMAT parquet)")
+    path = layout.root / layout.sealed("samples", HOUR + 2)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert [d.relative for d in damaged_files(layout, thorough=False)] == [layout.sealed("samples", HOUR + 2)]
 
 
 def test_where_a_table_of_gaps_is_lost_a_long_step_is_taken_for_a_hole(layout: Layout) -> None:

@@ -94,6 +94,7 @@ def test_a_damaged_hot_file_is_set_aside_and_the_day_goes_on(
     assert now["state"] == "degraded"
     assert asides[0].name.removesuffix(".wal") in now["reason"]
     assert "energyd recover" in now["reason"]
+    assert f"renamed to {asides[0].name.removesuffix('.wal')}" in daemon.log.read_text()
     assert ask(daemon, "SELECT count(*) AS n FROM gaps WHERE reason = 'store_damaged'")[0]["n"] > 0
     assert daemon.stop() == 0
     daemon.start(source="simulated")

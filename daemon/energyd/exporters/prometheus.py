@@ -5,6 +5,7 @@ One request at a time and two seconds for each: who stalls delays other scrapers
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -87,7 +88,21 @@ class _Server(HTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     feed: Feed
-    timeout = REQUEST_S
+    timeout = REQUEST_S  # for each read; `handle` bounds them all
+
+    def handle(self) -> None:
+        """One request, cut off after its time: a byte now and then must not hold the page."""
+        cut = threading.Timer(REQUEST_S, self._cut)
+        cut.daemon = True
+        cut.start()
+        try:
+            super().handle()
+        finally:
+            cut.cancel()
+
+    def _cut(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         """The page, and a pointer to it."""

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from energyd.store import TABLES, Layout, hour_of_sealed
+from energyd.store import MONTH_FILE, TABLES, THIN_FILE, Layout, end_hour, hour_of_sealed
 from energyd.store.base import parquet, sealed_files
 from energyd.store.damage import cut_parquet, set_aside, unreadable_parquet
 from energyd.store.rebuild import REASON
 from energyd.store.sums import altered
 from energyd.store.write import HotStore
+
+_THINNED: Final = (THIN_FILE, MONTH_FILE)
+_THINNED_STEP_NS: Final = 2_000_000_000
+"""Of each second the last sample stays: two neighbours are less than that apart."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,10 @@ class Damaged:
 def damaged_files(layout: Layout, *, thorough: bool) -> list[Damaged]:
     """Sealed files that cannot be trusted: those cut short, and altered ones of the newest day.
 
-    `thorough` reads every value of every file (117 MiB a day of 8 GPUs at 50 Hz).
+    `thorough` reads every value of every file.
     """
     files = sealed_files(layout.root, None)
-    newest = max((p.split("/")[2] for paths in files.values() for p in paths[-1:]), default="")
+    newest = max((p.split("/")[2] for paths in files.values() for p in paths[-1:]), default="", key=_end)
     found = []
     for table in TABLES:
         for path in files[table]:
@@ -74,19 +79,24 @@ def note_gaps(layout: Layout, store: HotStore, gone: Iterable[Damaged]) -> int:
         near |= {*before[-2:], *after[:1]}
     if not near and not (hours["samples"] or hours["gaps"]):
         return 0
-    relations = [parquet(layout.root, [p]) for p in sorted(near, key=files["samples"].index)]
+    parts = [
+        f"SELECT device, t_ns, cum_uj, {Path(p).name in _THINNED} AS thinned FROM {parquet(layout.root, [p])}"
+        for p in sorted(near, key=files["samples"].index)
+    ]
     known = _union("gaps", layout.root, files["gaps"])
     rows = store.fetch(f"""
         WITH every AS ({
-        " UNION ALL ".join(f"SELECT device, t_ns, cum_uj FROM {r}" for r in [*relations, "samples"])
+        " UNION ALL ".join([*parts, "SELECT device, t_ns, cum_uj, false FROM samples"])
     }),
         allowed AS (SELECT device, arg_max(max_step_ns, t_ns) AS max_step_ns FROM devices GROUP BY device),
         step AS (
-          SELECT device, lag(t_ns) OVER w AS t0_ns, t_ns AS t1_ns, cum_uj - lag(cum_uj) OVER w AS uj
+          SELECT device, lag(t_ns) OVER w AS t0_ns, t_ns AS t1_ns, cum_uj - lag(cum_uj) OVER w AS uj,
+            thinned OR lag(thinned) OVER w AS thinned
           FROM every WINDOW w AS (PARTITION BY device ORDER BY t_ns)
         ),
         long AS (
-          SELECT s.* FROM step s JOIN allowed a ON a.device = s.device AND s.t1_ns - s.t0_ns > a.max_step_ns
+          SELECT s.* FROM step s JOIN allowed a ON a.device = s.device AND s.t1_ns - s.t0_ns
+            > CASE WHEN s.thinned THEN greatest(a.max_step_ns, {_THINNED_STEP_NS}) ELSE a.max_step_ns END
           WHERE NOT EXISTS (FROM {known} g
                             WHERE g.device = s.device AND g.t0_ns = s.t0_ns AND g.t1_ns = s.t1_ns)
         )
@@ -96,11 +106,18 @@ def note_gaps(layout: Layout, store: HotStore, gone: Iterable[Damaged]) -> int:
         FROM long ORDER BY device, t0_ns
     """)
     unsure = bool(hours["gaps"])  # of what was a hole there
+    store.con.execute("BEGIN")
     for device, t0, t1, uj, holed in rows:
         # Between samples that are both there nothing is lost with a file of samples.
         bridged = None if unsure or holed else uj
         store.con.execute("INSERT INTO gaps VALUES (?, ?, ?, ?, ?)", [device, t0, t1, REASON, bridged])
+    store.con.execute("COMMIT")
     return len(rows)
+
+
+def _end(folder: str) -> int:
+    """The first hour after a day or month; of nothing, 0."""
+    return end_hour(folder) if folder else 0
 
 
 def _union(table: str, root: Path, paths: list[str]) -> str:
