@@ -35,7 +35,7 @@ from energyd.store.live import LiveFiles
 from energyd.store.load import Loaded, load
 from energyd.store.lock import DaemonLock
 from energyd.store.rebuild import REASON as DAMAGED
-from energyd.store.salvage import Mended, open_hot
+from energyd.store.salvage import ROWS_LOST, Mended, open_hot
 from energyd.store.upkeep import Upkeep
 from energyd_client import clock, endpoints
 from energyd_client import protocol as p
@@ -118,6 +118,7 @@ class Service:
         )  # fmt: skip
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         _complain(recorder, mended)
+        store.set_meta(ROWS_LOST, "0")
         recorder.upkeep = Upkeep(layout, config.keep)
         stack.callback(recorder.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,

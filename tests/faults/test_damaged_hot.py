@@ -102,6 +102,22 @@ def test_a_damaged_hot_file_is_set_aside_and_the_day_goes_on(
 
 
 @pytest.mark.fault("A damaged hot.duckdb")
+def test_what_recover_has_mended_is_a_gap_that_says_so_at_the_next_start(
+    damaged: Callable[[], Daemon],
+) -> None:
+    daemon = damaged()
+    DAMAGES["flip"](daemon.store / "hot.duckdb", 0.4)
+    assert daemon.run("energyd", "recover", "--store", str(daemon.store)).returncode == 4
+    lost = "SELECT count(*) AS n FROM gaps WHERE reason = 'store_damaged'"
+    before = ask(daemon, lost)[0]["n"]
+    daemon.start(source="simulated")
+    wait_for(lambda: ask(daemon, lost)[0]["n"] > before)
+    daemon.stop()
+    daemon.start(source="simulated")
+    wait_for(lambda: ask(daemon, "SELECT count(*) AS n FROM gaps WHERE reason = 'daemon_down'")[0]["n"])
+
+
+@pytest.mark.fault("A damaged hot.duckdb")
 def test_a_hot_file_that_is_gone_begins_no_new_store(
     damaged: Callable[[], Daemon], template: Template
 ) -> None:

@@ -28,6 +28,8 @@ from energyd.store.write import HotStore, StoreError, copy_parquet, sync
 
 log = logging.getLogger("energyd")
 
+ROWS_LOST: Final = "rows_lost"
+"""In `meta` of a hot.duckdb made anew: 1 until a daemon has taken it over, and named the gap by it."""
 _TRIES: Final = 4
 _LIVE_FILE: Final = re.compile(r"([a-z_]+)-(\d+)\.(\d+)\.parquet")
 
@@ -51,9 +53,9 @@ def open_hot(layout: Layout, *, thorough: bool = False) -> tuple[HotStore, Mende
     mended = Mended(said + more)
     store, why = _try_open(layout, live)
     if store is None:
-        mended.rows_lost = True
         _rebuild(layout, live, why, mended)
         store = HotStore(layout)
+    mended.rows_lost = store.meta(ROWS_LOST) == "1"
     if gone:
         gaps = note_gaps(layout, store, gone)
         mended.said.append(f"{gaps} gaps `{REASON}` stand for what the files set aside held of samples")
@@ -195,6 +197,7 @@ def _rebuild(layout: Layout, live: Live, why: str, mended: Mended) -> None:
         fresh = HotStore(Layout(work))
         try:
             counts = fill(fresh, _sources(layout, old, live))
+            fresh.set_meta(ROWS_LOST, "1")
         finally:
             fresh.close()
         sync(work / layout.hot.name)
