@@ -86,7 +86,7 @@ def note_gaps(layout: Layout, store: HotStore, gone: Iterable[Damaged]) -> int:
     known = _union("gaps", layout.root, files["gaps"])
     rows = store.fetch(f"""
         WITH every AS ({
-        " UNION ALL ".join([*parts, "SELECT device, t_ns, cum_uj, false FROM samples"])
+        " UNION ALL ".join([*parts, "SELECT device, t_ns, cum_uj, false AS thinned FROM samples"])
     }),
         allowed AS (SELECT device, arg_max(max_step_ns, t_ns) AS max_step_ns FROM devices GROUP BY device),
         step AS (
