@@ -129,6 +129,11 @@ def _table(result: Result, out: IO[str]) -> None:
     )
 
 
+def harmless(text: str) -> str:
+    """Text without control characters: a name is another program's word, and must not command a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def print_table(
     columns: list[str], right: list[bool], rows: list[list[str]], out: IO[str], spare: Sequence[str] = ()
 ) -> list[str]:
@@ -150,7 +155,7 @@ def print_table(
         for i in kept:
             table.add_column(Text(columns[i]), justify="right" if right[i] else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(row[i]) for i in kept))
+            table.add_row(*(Text(harmless(row[i])) for i in kept))
         natural = console.measure(table, options=console.options.update(width=10_000)).maximum
         name = next((n for n in spare if n in columns and n not in left_out), None)
         if name is None or natural <= console.width:

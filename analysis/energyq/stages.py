@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from energyq.find import question
-from energyq.formats import chosen, opened, print_table, write, write_parquet
+from energyq.formats import chosen, harmless, opened, print_table, write, write_parquet
 from energyq.notes import Footnotes, doubt_line, few, is_whole, notes
 from energyq.numbers import NONE, figures, percent, share_percent, whole
 
@@ -73,7 +73,7 @@ def show_stages(
     marks, left_out = Footnotes(), set[str]()
     with opened(output) as out:
         for run, of_run in _by_run(rows).items():
-            out.write(f"run {of_run[0]['run'] or '?'} ({run})\n")
+            out.write(f"run {harmless(of_run[0]['run'] or '?')} ({run})\n")
             shown = [{**r, "depth": depth} for depth, r in _tree(of_run)]
             columns: dict[str, Callable[[Row], str]] = {
                 "stage": lambda r: "  " * r["depth"] + r["stage"] + _status(r) + marks.mark(r["flags"]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -355,6 +356,7 @@ def _spawn(config: Any, private: bool, more: list[str]) -> None:
     click.echo(f"energyd runs (pid {child.pid}), store {config.store}", err=True)
     if private:
         click.echo("programs and energyq find it by:", err=True)
-        click.echo(f"export {endpoints.ENV_ENDPOINT}={config.endpoint} {endpoints.ENV_SPOOL}={config.spool}")
+        found = {endpoints.ENV_ENDPOINT: config.endpoint, endpoints.ENV_SPOOL: str(config.spool)}
+        click.echo("export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in found.items()))
 
 
