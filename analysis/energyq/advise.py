@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from energyq.breakeven import mean_figure
-from energyq.breakeven_text import energy_unit
 from energyq.find import Refused
 from energyq.frontier import Point, frontier, turns
-from energyq.numbers import figures
+from energyq.numbers import energy_unit, figures
 from energyq.study import PARTS, Study
 
 CHECKS: Final = ("full-pipeline energy", "reuse", "artifacts", "repetitions")

@@ -11,9 +11,8 @@ from pathlib import Path
 from statistics import fmean
 
 from energyq.breakeven import mean_figure
-from energyq.breakeven_text import energy_unit
 from energyq.formats import opened, print_table
-from energyq.numbers import figures, percent
+from energyq.numbers import energy_unit, in_unit, percent
 from energyq.rows import write_rows
 from energyq.study import PARTS, Study, cells, part_of
 
@@ -59,30 +58,31 @@ def show(study: Study, pieces: list[Piece], format_: str | None, output: Path | 
     """One row a pipeline and size, its stages side by side; or one row a piece, with every digit."""
     if write_rows([vars(p) for p in pieces], format_, output):
         return
+    unit, columns, rows = side_by_side(study, pieces)
+    with opened(output) as out:
+        out.write(f"study {study.name}, energy in {unit}\n")
+        print_table(columns, [i > 1 for i in range(len(columns))], rows, out, ["±", "teacher / %"])
+        out.writelines(line + "\n" for line in study.notes)
+
+
+def side_by_side(study: Study, pieces: list[Piece]) -> tuple[str, list[str], list[list[str]]]:
+    """(unit, columns, rows): one row a pipeline and size, its stages beside each other."""
     unit, scale = energy_unit([p.energy_j for p in pieces])
     stages = list(dict.fromkeys(p.stage for p in pieces if p.stage is not None))
     stages.sort(key=lambda s: PARTS.index(part_of(s)))
-    columns = ["pipeline", "student", *stages, f"total {unit}", "±", "teacher %"]
     rows = []
     for pipeline, student, _ in cells(study):
         mine: dict[str | None, Piece] = {
             p.stage: p for p in pieces if (p.pipeline, p.student) == (pipeline, student)
         }
         shares = [p.share for p in mine.values() if p.part == "teacher"]
+        share = sum(s for s in shares if s is not None) if shares and None not in shares else None
         rows.append([
-            pipeline, student,
-            *(_in(scale, mine[s].energy_j) if s in mine else "" for s in stages),
-            _in(scale, mine[None].energy_j), _in(scale, mine[None].u_energy_j),
-            percent(sum(s for s in shares if s is not None)) if shares and None not in shares else "",
+            pipeline, student, *(in_unit(scale, mine[s].energy_j) if s in mine else "" for s in stages),
+            in_unit(scale, mine[None].energy_j), in_unit(scale, mine[None].u_energy_j),
+            percent(share) if shares else "",
         ])  # fmt: skip
-    with opened(output) as out:
-        out.write(f"study {study.name}, energy in {unit}\n")
-        print_table(columns, [i > 1 for i in range(len(columns))], rows, out, ["±", "teacher %"])
-        out.writelines(line + "\n" for line in study.notes)
-
-
-def _in(scale: float, energy_j: float | None) -> str:
-    return figures(None if energy_j is None else energy_j / scale)
+    return unit, ["pipeline", "student", *stages, f"total / {unit}", "±", "teacher / %"], rows
 
 
 def is_whole(pieces: list[Piece]) -> bool:

@@ -18,7 +18,7 @@ from typing import Final
 
 from energyq.find import Refused
 from energyq.student import Part, half_width
-from energyq.study import PARTS, Execution, Study, part_of
+from energyq.study import PARTS, Execution, Study, added, part_of
 
 AT_N: Final = "at n"
 NEVER: Final = "never"
@@ -97,10 +97,8 @@ def _one(
 ) -> BreakEven:
     base, distilled = study.cell(study.baseline, student), study.cell(pipeline, student)
     teacher = mean_figure(distilled, ("teacher",), repeatability)
-    e_base, e_student = (
-        mean_figure(base, ("student",), repeatability),
-        mean_figure(distilled, ("student",), repeatability),
-    )
+    e_base = mean_figure(base, ("student",), repeatability)
+    e_student = mean_figure(distilled, ("student",), repeatability)
     counted = {e.uses for e in distilled if e.uses is not None}
     answer = BreakEven(
         pipeline, student, study.baseline, UNKNOWN, teacher_j=teacher.mean_j,
@@ -212,12 +210,12 @@ def mean_figure(runs: list[Execution], parts: tuple[str, ...] | None, repeatabil
     stands in for the spread where there is one repetition.
     """
     wanted = PARTS if parts is None else parts
-    values = [_added([e.part(name) for name in wanted]) for e in runs]
+    values = [added([e.part(name) for name in wanted]) for e in runs]
     known = [v for v in values if v is not None]
     if not known or len(known) < len(values):
         return Figure(None, n=len(values))
     mean = fmean(known)
-    stated = _added([_u2(e, wanted) for e in runs])
+    stated = added([_u2(e, wanted) for e in runs])
     measured = None if stated is None else stated / 4 / len(runs) ** 2
     if parts == ("teacher",) and runs[0].artifacts and len({e.artifacts for e in runs}) == 1:
         known = known[:1]  # one artifact, made once: the other runs say the same figure again
@@ -235,12 +233,7 @@ def mean_figure(runs: list[Execution], parts: tuple[str, ...] | None, repeatabil
 def _u2(execution: Execution, wanted: tuple[str, ...]) -> float | None:
     """Square of the random doubt (k = 2) of some parts together, J²; None where a stage states none."""
     doubts = [u for stage, u in execution.u_stages.items() if part_of(stage) in wanted]
-    return _added([None if u is None else u * u for u in doubts]) if doubts else None
-
-
-def _added(values: list[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) if len(known) == len(values) else None
+    return added([None if u is None else u * u for u in doubts]) if doubts else None
 
 
 def _mean(values: list[float | None]) -> float | None:

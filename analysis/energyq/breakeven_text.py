@@ -9,7 +9,7 @@ from typing import Any
 
 from energyq.breakeven import AT_N, NEVER, NOISE, BreakEven, energy_at
 from energyq.formats import opened, print_table
-from energyq.numbers import NONE, figures
+from energyq.numbers import NONE, energy_unit, figures, in_unit
 from energyq.rows import write_rows
 from energyq.study import Study
 
@@ -29,7 +29,7 @@ def show(study: Study, answers: list[BreakEven], format_: str | None, output: Pa
     rows = [
         [
             a.pipeline, a.student,
-            *(figures(None if j is None else j / scale) for j in
+            *(in_unit(scale, j) for j in
               (a.teacher_j, a.student_j, a.baseline_student_j, a.saving_j, a.u_saving_j)),
             figures(a.n_star, 3) if a.state in (AT_N, NOISE) else a.state,
             figures(a.n_low, 3), "∞" if a.n_low is not None and a.n_high is None else figures(a.n_high, 3),
@@ -73,12 +73,6 @@ def sentence(answer: BreakEven) -> str:
         )
         text += "" if times < 1 else ", not less"
     return text
-
-
-def energy_unit(values: list[float | None]) -> tuple[str, float]:
-    """(unit, J in it) in which the largest of these reads well."""
-    largest = max((abs(v) for v in values if v is not None), default=0.0)
-    return ("kWh", 3.6e6) if largest >= 3.6e5 else ("kJ", 1e3) if largest >= 1e4 else ("J", 1.0)
 
 
 def _below(study: Study, answers: list[BreakEven]) -> Iterator[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from energyq.breakdown import Piece
-from energyq.breakeven_text import energy_unit
-from energyq.numbers import figures
+from energyq.numbers import energy_unit, figures, in_unit
 from energyq.study import PARTS, Study, cells
 from energyq.svg import Axis, Drawing, nice
 
@@ -21,10 +20,7 @@ def draw(study: Study, pieces: list[Piece]) -> Drawing:
     wholes = {(p.pipeline, p.student): p for p in pieces if p.stage is None}
     largest = max((w.energy_j / scale for w in wholes.values() if w.energy_j), default=1.0)
     height = _TOP + len(rows) * (_BAR + _GAP) + len(study.students()) * _GROUP + 46
-    text = "; ".join(
-        f"{p} {s}: {figures(None if (j := wholes[p, s].energy_j) is None else j / scale)} {unit}"
-        for p, s in rows
-    )
+    text = "; ".join(f"{p} {s}: {in_unit(scale, wholes[p, s].energy_j)} {unit}" for p, s in rows)
     drawing = Drawing(760, height, f"Energy by stage, {study.name}", text, "breakdown")
     x = Axis(0, nice(0, largest)[-1], _LEFT, 760 - _RIGHT)
     drawing.x_axis(x, height - 46, f"energy / {unit}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from energyq.breakeven import BreakEven, energy_at
-from energyq.breakeven_text import energy_unit, sentence
-from energyq.numbers import figures
+from energyq.breakeven_text import sentence
+from energyq.numbers import energy_unit, figures
 from energyq.study import Study
 from energyq.svg import SERIES, Axis, Drawing, nice
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from energyq.breakeven_text import energy_unit
 from energyq.frontier import Point, View
-from energyq.numbers import figures
+from energyq.numbers import energy_unit, figures
 from energyq.study import Study
 from energyq.svg import SERIES, Axis, Drawing, nice
 

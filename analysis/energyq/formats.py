@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
-    from energyd.store.read import Reader, Result
+    from energyd.store.read import Reader
 
 FORMATS: Final = ("table", "json", "jsonl", "csv", "markdown", "parquet")
 
@@ -24,6 +24,22 @@ FORMATS: Final = ("table", "json", "jsonl", "csv", "markdown", "parquet")
 def chosen(format_: str | None, output: Path | None) -> str:
     """The format asked for, else table on a terminal and csv in a pipe or file."""
     return format_ or ("table" if output is None and sys.stdout.isatty() else "csv")
+
+
+class Rows(Protocol):
+    """What can be written: a query's Result, or rows that no query made (`energyq.rows`)."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Names."""
+
+    @property
+    def types(self) -> list[str]:
+        """As DuckDB names them."""
+
+    @property
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Once."""
 
 
 class Enough(Exception):  # not an OSError, which click would turn into exit code 1
@@ -46,7 +62,7 @@ def opened(output: Path | None) -> Iterator[IO[str]]:
             yield file
 
 
-def write(result: Result, format_: str | None, output: Path | None) -> None:
+def write(result: Rows, format_: str | None, output: Path | None) -> None:
     """Write all rows of a result, streaming where the format allows."""
     writer = {"json": _json, "jsonl": _jsonl, "csv": _csv, "markdown": _markdown, "table": _table}
     with opened(output) as out:
@@ -86,13 +102,13 @@ def jsonable(value: Any, kind: str = "") -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def _objects(result: Result) -> Iterator[str]:
+def _objects(result: Rows) -> Iterator[str]:
     for row in result.rows:
         columns = zip(result.columns, result.types, row, strict=True)
         yield json.dumps({name: jsonable(value, kind) for name, kind, value in columns}, ensure_ascii=False)
 
 
-def _json(result: Result, out: IO[str]) -> None:
+def _json(result: Rows, out: IO[str]) -> None:
     between = "[\n"
     for line in _objects(result):
         out.write(between + line)
@@ -100,19 +116,19 @@ def _json(result: Result, out: IO[str]) -> None:
     out.write("[]\n" if between == "[\n" else "\n]\n")
 
 
-def _jsonl(result: Result, out: IO[str]) -> None:
+def _jsonl(result: Rows, out: IO[str]) -> None:
     for line in _objects(result):
         out.write(line + "\n")
 
 
-def _csv(result: Result, out: IO[str]) -> None:
+def _csv(result: Rows, out: IO[str]) -> None:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(result.columns)
     for row in result.rows:
         rows.writerow([text(value) for value in row])
 
 
-def _markdown(result: Result, out: IO[str]) -> None:
+def _markdown(result: Rows, out: IO[str]) -> None:
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |\n"
 
@@ -122,7 +138,7 @@ def _markdown(result: Result, out: IO[str]) -> None:
         out.write(line([text(value) for value in row]))
 
 
-def _table(result: Result, out: IO[str]) -> None:
+def _table(result: Rows, out: IO[str]) -> None:
     right = [_is_number(kind) for kind in result.types]
     print_table(
         result.columns, right, [["NULL" if v is None else text(v) for v in row] for row in result.rows], out

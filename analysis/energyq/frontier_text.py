@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from energyq.breakeven_text import energy_unit
 from energyq.formats import opened, print_table
 from energyq.frontier import Point, View, turns
-from energyq.numbers import NONE, figures
+from energyq.numbers import NONE, energy_unit, figures, in_unit
 from energyq.rows import write_rows
 from energyq.study import Study
 
@@ -38,13 +37,13 @@ def show(
         print_table(columns, [i > 1 for i in range(len(columns))], rows, out, ["±"])
         out.write("\n")
         out.writelines(
-            line + "\n" for line in [*_beaten(points, views), *_rankings(study), *_below(study, points)]
+            line + "\n" for line in [*_beaten(points, views), *rankings(study), *_below(study, points)]
         )
 
 
 def _cells(view: View, scale: float) -> list[str]:
     front = NONE if view.on_front is None else "yes" if view.on_front else f"no: {view.beaten_by}"
-    return [figures(None if view.energy_j is None else view.energy_j / scale), front]
+    return [in_unit(scale, view.energy_j), front]
 
 
 def _beaten(points: list[Point], views: list[tuple[str, str]]) -> Iterator[str]:
@@ -56,7 +55,7 @@ def _beaten(points: list[Point], views: list[tuple[str, str]]) -> Iterator[str]:
                 yield f"{title}: {point.name} is beaten by {view.beaten_by}{doubt}"
 
 
-def _rankings(study: Study) -> Iterator[str]:
+def rankings(study: Study) -> Iterator[str]:
     """The order by energy for each size, wherever it changes with the number of uses."""
     for student in study.students():
         for n, order in turns(study, student):

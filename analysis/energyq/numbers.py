@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 NONE: Final = "–"
@@ -17,6 +18,17 @@ def figures(value: float | None, digits: int = 4) -> str:
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}".rstrip(".")
+
+
+def energy_unit(values: Iterable[float | None]) -> tuple[str, float]:
+    """(unit, J in it) in which the largest of these energies, J, reads well."""
+    largest = max((abs(v) for v in values if v is not None), default=0.0)
+    return ("kWh", 3.6e6) if largest >= 3.6e5 else ("kJ", 1e3) if largest >= 1e4 else ("J", 1.0)
+
+
+def in_unit(scale: float, energy_j: float | None) -> str:
+    """An energy, J, in a unit of `scale` J."""
+    return figures(None if energy_j is None else energy_j / scale)
 
 
 def whole(value: int | None) -> str:

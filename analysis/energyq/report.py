@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from energyq import figure_breakdown, figure_breakeven, figure_frontier
 from energyq.advise import advise, checks
-from energyq.breakdown import Piece, breakdown
+from energyq.breakdown import Piece, breakdown, side_by_side
 from energyq.breakeven import AT_N, NOISE, BreakEven, break_even
-from energyq.breakeven_text import energy_unit, sentence
-from energyq.frontier import Point, frontier, turns
-from energyq.frontier_text import NO_QUALITY
-from energyq.numbers import NONE, figures, percent
+from energyq.breakeven_text import sentence
+from energyq.frontier import Point, frontier
+from energyq.frontier_text import NO_QUALITY, rankings
+from energyq.numbers import NONE, energy_unit, figures, in_unit
 from energyq.page import figure, folded, heading, items, page, paragraph, section, table
-from energyq.study import PARTS, Study, cells, part_of
+from energyq.study import Study
 from energyq.svg import Drawing
 from energyq.verdict import verdict
 
@@ -27,41 +28,60 @@ METHOD = (
 REUSED = "Energy of one execution when n share the teacher's artifact; it meets the baseline at N*, the mark."
 
 
-def drawings(study: Study, *, reuse: float | None, repeatability: float | None) -> dict[str, Drawing]:
+@dataclass(frozen=True)
+class Findings:
+    """All that a study's page, and each of its figures, is made of."""
+
+    study: Study
+    reuse: float | None
+    repeatability: float | None
+    pieces: list[Piece]
+    points: list[Point]
+    answers: list[BreakEven]
+
+
+def find(study: Study, *, reuse: float | None = None, repeatability: float | None = None) -> Findings:
+    """Ask the study everything, once. Raises Refused where it cannot be compared."""
+    return Findings(
+        study, reuse, repeatability, breakdown(study),
+        frontier(study, reuse=reuse, repeatability=repeatability),
+        break_even(study, reuse=reuse, repeatability=repeatability),
+    )  # fmt: skip
+
+
+def drawings(found: Findings) -> dict[str, Drawing]:
     """The figures that this study has, by name."""
-    found = {"breakdown": figure_breakdown.draw(study, breakdown(study))}
-    points = frontier(study, reuse=reuse, repeatability=repeatability)
-    if (drawn := figure_frontier.draw(study, points)) is not None:
-        found["frontier"] = drawn
-    answers = break_even(study, repeatability=repeatability, reuse=reuse)
-    found["breakeven"] = figure_breakeven.draw(study, answers)
-    return found
+    drawn = {
+        "breakdown": figure_breakdown.draw(found.study, found.pieces),
+        "breakeven": figure_breakeven.draw(found.study, found.answers),
+    }
+    if (quality := figure_frontier.draw(found.study, found.points)) is not None:
+        drawn["frontier"] = quality
+    return drawn
 
 
-def study_report(study: Study, *, reuse: float | None = None, repeatability: float | None = None) -> str:
-    """The page as HTML. Raises Refused where the study cannot be compared."""
-    pieces = breakdown(study)
-    points = frontier(study, reuse=reuse, repeatability=repeatability)
-    answers = break_even(study, repeatability=repeatability, reuse=reuse)
-    drawn = drawings(study, reuse=reuse, repeatability=repeatability)
+def study_report(found: Findings) -> str:
+    """The page as HTML."""
+    study, answers, reuse = found.study, found.answers, found.reuse
+    drawn = drawings(found)
     runs = (
         f"{len(study.executions)} executions, {', '.join(study.pipelines())}; {', '.join(study.students())}"
     )
-    advice = advise(study, reuse=reuse, quality=None, repeatability=repeatability) if reuse else []
+    advice = advise(study, reuse=reuse, quality=None, repeatability=found.repeatability) if reuse else []
     parts = [
         heading(f"Energy of distillation: {study.name}", runs),
         paragraph(verdict(study, answers)),
         section(
             "Where the energy goes",
             figure(drawn["breakdown"].svg(), "Energy by stage; the teacher's share is hatched."),
-            folded("The numbers", _pieces(study, pieces)),
+            folded("The numbers", _pieces(found)),
         ),
-        section("What quality costs", *_frontier(study, points, drawn)),
+        section("What quality costs", *_frontier(found.points, drawn)),
         section(
             "When distilling pays",
             figure(drawn["breakeven"].svg(), REUSED),
             _answers(answers), items(sentence(a) for a in answers),
-            folded("How the ranking turns", items(_turns(study))),
+            folded("How the ranking turns", items(rankings(study))),
         ),
         section(f"Advice at {reuse or 0:g} uses", items(s.text for s in advice if s.about != "check")),
         section("What a reader may ask for", items(s.text for s in checks(study, reuse))),
@@ -70,26 +90,12 @@ def study_report(study: Study, *, reuse: float | None = None, repeatability: flo
     return page(f"energyd: {study.name}", [part for part in parts if part])
 
 
-def _pieces(study: Study, pieces: list[Piece]) -> str:
-    unit, scale = energy_unit([p.energy_j for p in pieces])
-    stages = sorted(dict.fromkeys(p.stage for p in pieces if p.stage), key=lambda s: PARTS.index(part_of(s)))
-    rows = []
-    for pipeline, student, _ in cells(study):
-        mine: dict[str | None, Piece] = {
-            p.stage: p for p in pieces if (p.pipeline, p.student) == (pipeline, student)
-        }
-        shares = [p.share for p in mine.values() if p.part == "teacher"]
-        share = sum(s for s in shares if s is not None) if shares and None not in shares else None
-        rows.append([
-            pipeline, student, *(_in(scale, mine[s].energy_j) if s in mine else "" for s in stages),
-            _in(scale, mine[None].energy_j), _in(scale, mine[None].u_energy_j),
-            percent(share) if shares else "",
-        ])  # fmt: skip
-    columns = ["pipeline", "student", *stages, f"total / {unit}", "±", "teacher / %"]
+def _pieces(found: Findings) -> str:
+    _, columns, rows = side_by_side(found.study, found.pieces)
     return table(columns, rows, words=2)
 
 
-def _frontier(study: Study, points: list[Point], drawn: dict[str, Drawing]) -> Iterator[str]:
+def _frontier(points: list[Point], drawn: dict[str, Drawing]) -> Iterator[str]:
     if "frontier" not in drawn:
         yield paragraph(f"{NO_QUALITY[0].upper()}{NO_QUALITY[1:]}.")
         return
@@ -112,13 +118,13 @@ def _frontier(study: Study, points: list[Point], drawn: dict[str, Drawing]) -> I
 def _view(view: object, scale: float) -> list[str]:
     energy, u, by = (getattr(view, k) for k in ("energy_j", "u_energy_j", "beaten_by"))
     unsure = " (inside noise)" if by and getattr(view, "surely", None) is False else ""
-    return [_in(scale, energy), _in(scale, u), f"{by}{unsure}" if by else ""]
+    return [in_unit(scale, energy), in_unit(scale, u), f"{by}{unsure}" if by else ""]
 
 
 def _answers(answers: list[BreakEven]) -> str:
     unit, scale = energy_unit([a.teacher_j for a in answers] + [a.baseline_student_j for a in answers])
     rows = [
-        [a.pipeline, a.student, _in(scale, a.teacher_j), _in(scale, a.saving_j), _in(scale, a.u_saving_j),
+        [a.pipeline, a.student, *(in_unit(scale, j) for j in (a.teacher_j, a.saving_j, a.u_saving_j)),
          figures(a.n_star, 3) if a.state in (AT_N, NOISE) else NONE,
          _bounds(a),
          a.state, figures(a.ratio, 3)]
@@ -145,16 +151,6 @@ def _bounds(answer: BreakEven) -> str:
     return f"{figures(answer.n_low, 3)} to {high}"
 
 
-def _turns(study: Study) -> Iterator[str]:
-    for student in study.students():
-        for n, order in turns(study, student):
-            yield f"{student}, {'one-off' if n == 1 else f'from {figures(n, 3)} uses on'}: {', '.join(order)}"
-
-
 def _notes(study: Study, answers: list[BreakEven]) -> Iterator[str]:
     yield from study.notes
     yield from dict.fromkeys(note for a in answers for note in a.notes)
-
-
-def _in(scale: float, energy_j: float | None) -> str:
-    return figures(None if energy_j is None else energy_j / scale)

@@ -7,11 +7,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from energyq import figure_power
-from energyq.breakeven_text import energy_unit
 from energyq.figure_power import Span, Trace
 from energyq.find import Refused, question
 from energyq.notes import FLAGS
-from energyq.numbers import NONE, figures, percent, share_percent, whole
+from energyq.numbers import NONE, energy_unit, figures, percent, share_percent, whole
 from energyq.page import figure, heading, items, page, paragraph, section, table
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def run_report(reader: Reader, run_id: str) -> str:
             f"Energy of run {name}", f"{run_id}, {total.get('status')}, {figures(total.get('seconds'))} s"
         ),
         paragraph(_verdict(total)),
-        section("Power", _power(reader, run_id, stages)),
+        section("Power", _power(reader, devices, stages)),
         section("Stages", _stages(stages), items(_flags(stages))),
         section("Measured with", _devices(devices), items(_environment(about[0] if about else {}))),
         section("Method and doubt", paragraph(METHOD)),
@@ -73,7 +72,7 @@ def _verdict(total: Row) -> str:
     return text + "."
 
 
-def _power(reader: Reader, run_id: str, stages: list[Row]) -> str:
+def _power(reader: Reader, charged: list[Row], stages: list[Row]) -> str:
     """The trace of the devices charged to the run, and its stages."""
     newest = reader.newest_t_ns
     ends = [newest if s["t1_ns"] is None else s["t1_ns"] for s in stages]  # an open one goes on until now
@@ -81,7 +80,7 @@ def _power(reader: Reader, run_id: str, stages: list[Row]) -> str:
     if t1 is None or t1 <= t0:
         return ""
     seconds = (t1 - t0) / 1e9
-    devices = {d["device"]: d for d in reader.sql(question("environment"), {"run_id": run_id}).dicts()}
+    devices = {d["device"]: d for d in charged}
     pieces = max(min(_PIECES // max(len(devices), 1), 4_000), 200)
     rows = reader.sql(question("power"), {"t0_ns": t0, "t1_ns": t1, "pieces": pieces}).dicts()
     found: dict[int, list[tuple[int, float, float, float]]] = {}

@@ -1,15 +1,24 @@
-"""How do rows that no query made look as JSON, CSV or Markdown? As those of a query do."""
+"""How are rows written that no query made? As those of a query are."""
 
 from __future__ import annotations
 
-import csv
-import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from energyq.formats import chosen, jsonable, opened, text
+from energyq.formats import chosen, write
+
+
+@dataclass(frozen=True)
+class Made:
+    """Rows of ours, in the shape of a query's result."""
+
+    columns: list[str]
+    types: list[str]
+    rows: Iterator[tuple[Any, ...]]
 
 
 def write_rows(rows: list[dict[str, Any]], format_: str | None, output: Path | None) -> bool:
@@ -19,19 +28,7 @@ def write_rows(rows: list[dict[str, Any]], format_: str | None, output: Path | N
         return False
     if kind == "parquet":
         raise click.UsageError("these rows are no query's: table, json, jsonl, csv or markdown")
-    with opened(output) as out:
-        if kind == "json":
-            out.write(json.dumps(jsonable(rows), ensure_ascii=False, indent=1) + "\n")
-        elif kind == "jsonl":
-            out.writelines(json.dumps(jsonable(row), ensure_ascii=False) + "\n" for row in rows)
-        elif kind == "csv":
-            lines = csv.writer(out, lineterminator="\n")
-            lines.writerow(rows[0] if rows else [])
-            lines.writerows([[text(v) for v in row.values()] for row in rows])
-        else:
-            names = list(rows[0]) if rows else []
-            for cells in (names, ["---"] * len(names)):
-                out.write("| " + " | ".join(cells) + " |\n")
-            for row in rows:
-                out.write("| " + " | ".join(text(v).replace("|", "\\|") for v in row.values()) + " |\n")
+    columns = list(rows[0]) if rows else []
+    types = ["DOUBLE" if any(isinstance(r[c], float | int) for r in rows) else "VARCHAR" for c in columns]
+    write(Made(columns, types, (tuple(r.values()) for r in rows)), format_, output)
     return True

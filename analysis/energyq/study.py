@@ -44,12 +44,12 @@ class Execution:
 
     def part(self, name: str) -> float | None:
         """Energy of one part of the equation, J; 0 where the pipeline has no such stage."""
-        return _sum(j for stage, j in self.stages.items() if part_of(stage) == name)
+        return added(j for stage, j in self.stages.items() if part_of(stage) == name)
 
     @property
     def total_j(self) -> float | None:
         """With the whole teacher."""
-        return _sum(self.stages.values())
+        return added(self.stages.values())
 
 
 @dataclass
@@ -183,7 +183,7 @@ def _number(
     return value * scale
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
+def added(values: Iterable[float | None]) -> float | None:
     """The sum; None if a part is not known."""
     listed = list(values)
     return None if None in listed else sum(v for v in listed if v is not None)

@@ -163,7 +163,7 @@ def report_command(
     """
     from energyq.find import find_run
     from energyq.formats import opened
-    from energyq.report import drawings, study_report
+    from energyq.report import drawings, find, study_report
 
     settings = settings_of(ctx, **own)
     if settings["format_"] is not None:
@@ -183,13 +183,13 @@ def report_command(
         with opened(settings["output"]) as out:
             out.write(page)
         return
-    study = load(settings)
-    text = study_report(study, reuse=reuse, repeatability=repeatability)
+    found = find(load(settings), reuse=reuse, repeatability=repeatability)
+    text = study_report(found)
     with opened(settings["output"]) as out:
         out.write(text)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, drawing in drawings(study, reuse=reuse, repeatability=repeatability).items():
+        for name, drawing in drawings(found).items():
             (folder / f"{name}.svg").write_text(drawing.svg(alone=True), encoding="utf-8")
 
 

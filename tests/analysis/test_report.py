@@ -14,7 +14,7 @@ import pytest
 from analysis.energy_store import MS, T0, S, Store
 from energyd.store.read import open_reader
 from energyq.commands import run
-from energyq.report import drawings, study_report
+from energyq.report import drawings, find, study_report
 from energyq.report_run import run_report
 from energyq.study import read_csv
 from energyq.svg import Axis, decades, nice
@@ -61,7 +61,7 @@ class Balanced(HTMLParser):
 
 @pytest.mark.parametrize("study", ["poster", "grid"])
 def test_the_page_is_whole_small_and_asks_nothing_of_the_network(study: str, grid: str) -> None:
-    text = study_report(read_csv(grid if study == "grid" else study), reuse=3, repeatability=0.02)
+    text = study_report(find(read_csv(grid if study == "grid" else study), reuse=3, repeatability=0.02))
     reading = Balanced()
     reading.feed(text)
     assert reading.open == []
@@ -71,7 +71,7 @@ def test_the_page_is_whole_small_and_asks_nothing_of_the_network(study: str, gri
 
 
 def test_every_figure_is_valid_svg_alone_and_says_in_words_what_it_shows(grid: str) -> None:
-    found = drawings(read_csv(grid), reuse=3, repeatability=None)
+    found = drawings(find(read_csv(grid), reuse=3))
     assert set(found) == {"breakdown", "frontier", "breakeven"}
     for name, drawing in found.items():
         root = ElementTree.fromstring(drawing.svg(alone=True))
@@ -83,7 +83,7 @@ def test_every_figure_is_valid_svg_alone_and_says_in_words_what_it_shows(grid: s
 
 
 def test_a_bar_is_as_long_as_its_energy() -> None:
-    svg = drawings(read_csv("poster"), reuse=None, repeatability=None)["breakdown"].svg()
+    svg = drawings(find(read_csv("poster")))["breakdown"].svg()
     pattern = r'width="([\d.]+)" height="20.0"><title>student.train: ([\d.]+) kWh'
     found = [(float(width), float(energy)) for width, energy in re.findall(pattern, svg)]
     assert len(found) == 9
@@ -92,12 +92,12 @@ def test_a_bar_is_as_long_as_its_energy() -> None:
 
 
 def test_the_numbers_are_in_the_page_as_text_too(grid: str) -> None:
-    poster = study_report(read_csv("poster"))
+    poster = study_report(find(read_csv("poster")))
     for number in ("17.02", "40.82", "10.0", "11.2", "2.36"):
         assert f">{number}<" in poster
     assert "No quality is known" in poster
     assert "No doubt is stated" in poster
-    found = study_report(read_csv(grid))
+    found = study_report(find(read_csv(grid)))
     assert ">0.665<" in found
     assert "two or more of each" in found
 
@@ -105,7 +105,7 @@ def test_the_numbers_are_in_the_page_as_text_too(grid: str) -> None:
 def test_text_of_a_study_cannot_become_markup(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     path.write_text(GRID.replace("kd,", "<script>alert(1)</script>,"))
-    text = study_report(read_csv(str(path)))
+    text = study_report(find(read_csv(str(path))))
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
 
@@ -123,7 +123,7 @@ def test_a_browser_shows_it_without_a_complaint(tmp_path: Path, grid: str) -> No
     if browser is None:
         pytest.skip("chromium missing")
     page, picture = tmp_path / "r.html", tmp_path / "r.png"
-    page.write_text(study_report(read_csv(grid), reuse=3))
+    page.write_text(study_report(find(read_csv(grid), reuse=3)))
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
          f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,2400",
@@ -146,7 +146,7 @@ def test_ticks_are_round_and_cover_the_values() -> None:
 
 def test_the_page_of_the_papers_table_in_the_docs_is_what_the_command_writes() -> None:
     kept = Path(__file__).parents[2] / "docs" / "results" / "poster.html"
-    assert kept.read_text() == study_report(read_csv("poster"), reuse=6), (
+    assert kept.read_text() == study_report(find(read_csv("poster"), reuse=6)), (
         "made anew by: energyq report --study poster --reuse 6 -o docs/results/poster.html"
     )
 
