@@ -46,6 +46,11 @@ def files_of(store: Path, table: str, folder: str) -> list[str]:
     return [f"sealed/{table}/{folder}/{name}" for name in counting(names)]
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return (str(error).splitlines() or [repr(error)])[0]
+
+
 def quoted(text: str | Path) -> str:
     """A string literal of SQL."""
     return "'" + str(text).replace("'", "''") + "'"

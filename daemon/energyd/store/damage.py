@@ -11,7 +11,7 @@ from typing import Final
 
 import duckdb
 
-from energyd.store.base import parquet
+from energyd.store.base import first_line, parquet
 
 _SIGNS: Final = (
     "Corrupt", "checksum", "replaying WAL", "Could not read enough bytes",
@@ -54,11 +54,6 @@ def aside_name(path: Path) -> Path:
     return path.with_name(name)
 
 
-def original_name(name: str) -> str:
-    """What a file that was set aside was called."""
-    return re.sub(rf"{re.escape(ASIDE)}\d{{8}}T\d{{6}}(-\d+)?", "", name)
-
-
 def cut_parquet(path: Path) -> str | None:
     """Why a Parquet file cannot be whole, from its first and last bytes; None if it may be."""
     size = path.stat().st_size
@@ -97,8 +92,3 @@ def damaged_among(root: Path, paths: Iterable[str], error: BaseException) -> dic
         return {}
     named = [p for p in there if p in text]
     return {p: why for p in named or there if (why := unreadable_parquet(root, p)) is not None}
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).splitlines() or [repr(error)])[0]

@@ -13,6 +13,7 @@ import duckdb
 
 from energyd.roughness import I32, I64
 from energyd.store import TABLES, Layout
+from energyd.store.base import first_line
 from energyd.store.catalogue import write_catalogue
 from energyd.store.write import HotStore, StoreError, copy_parquet
 
@@ -52,7 +53,7 @@ class LiveFiles:
                     copy_parquet(store.con, query, self._layout.root / new[table])
             self.left_out = write_catalogue(self._layout.root, hour, new)
         except (duckdb.Error, OSError) as error:
-            raise StoreError(str(error).splitlines()[0]) from error
+            raise StoreError(first_line(error)) from error
         return new
 
     def switch(self, new: dict[str, str]) -> None:

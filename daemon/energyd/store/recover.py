@@ -18,9 +18,9 @@ from typing import Any
 import duckdb
 
 from energyd.store import TABLES, Layout
-from energyd.store.base import sealed_files
+from energyd.store.base import first_line, sealed_files
 from energyd.store.catalogue import write_catalogue
-from energyd.store.damage import ASIDE, first_line
+from energyd.store.damage import ASIDE
 from energyd.store.lock import DaemonLock
 from energyd.store.rebuild import REASON
 from energyd.store.salvage import newest_live, open_hot

@@ -8,7 +8,6 @@ running integral goes on from the newest sample that is left.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -20,13 +19,11 @@ from typing import Final
 import duckdb
 
 from energyd.store import KEPT, TABLES, Layout, hour_of_sealed
-from energyd.store.base import parquet, quoted, sealed_files
-from energyd.store.damage import ASIDE, aside_name, first_line, is_damage, set_aside, unreadable_parquet
+from energyd.store.base import first_line, parquet, quoted, sealed_files
+from energyd.store.damage import ASIDE, aside_name, is_damage, set_aside, unreadable_parquet
 from energyd.store.rebuild import REASON, STATE_TABLES, Sources, fill
 from energyd.store.sealed import note_gaps, set_aside_sealed
 from energyd.store.write import HotStore, StoreError, copy_parquet, sync
-
-log = logging.getLogger("energyd")
 
 ROWS_LOST: Final = "rows_lost"
 """In `meta` of a hot.duckdb made anew: 1 until a daemon has taken it over, and named the gap by it."""

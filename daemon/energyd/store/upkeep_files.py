@@ -28,7 +28,7 @@ from energyd.store import (
     makes_a_month,
     month_of,
 )
-from energyd.store.base import ROW_GROUP, files_of, parquet, quoted, sealed_files
+from energyd.store.base import ROW_GROUP, files_of, first_line, parquet, quoted, sealed_files
 from energyd.store.sums import altered, note, tidy
 from energyd.store.write import copy_parquet, sync
 
@@ -192,7 +192,7 @@ def main(store: Path, folder: str, thinned: bool) -> list[str]:
             else:
                 compact(store, table, folder)
         except (OSError, duckdb.Error, UpkeepFailed) as error:  # the other tables can do without this one
-            failed.append(f"{table}: {str(error).splitlines()[0]}")
+            failed.append(f"{table}: {first_line(error)}")
     tidy(store, folder)
     return failed
 

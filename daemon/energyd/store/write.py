@@ -20,6 +20,7 @@ import numpy as np
 
 from energyd.energy import Appended, Totals
 from energyd.store import HOUR_NS, KEPT, TABLES, Layout
+from energyd.store.base import first_line, quoted
 from energyd.store.columns import SCHEMA_SQL, casts, schema, to_numpy
 from energyd.store.quarantine import QUARANTINE, SHAPES, UNCONVERTIBLE, quarantine
 from energyd.store.sums import note
@@ -64,7 +65,7 @@ class HotStore:
         self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
         try:
             self.con.execute("SET enable_progress_bar = false")
-            self.con.execute(f"ATTACH '{_quoted(layout.hot)}' AS hot (STORAGE_VERSION 'v1.2.0')")
+            self.con.execute(f"ATTACH {quoted(layout.hot)} AS hot (STORAGE_VERSION 'v1.2.0')")
             self.con.execute("USE hot")
             have = {r[0] for r in self.con.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
             if "samples" not in have:
@@ -76,7 +77,7 @@ class HotStore:
                 self.set_meta("host_id", secrets.token_hex(8))
         except duckdb.Error as error:
             self.con.close()
-            raise StoreError(f"cannot open {layout.hot}: {_first_line(error)}") from error
+            raise StoreError(f"cannot open {layout.hot}: {first_line(error)}") from error
 
     def close(self) -> None:
         """Checkpoint and close, so that no write-ahead log of this version is left for another."""
@@ -109,11 +110,11 @@ class HotStore:
         except UNCONVERTIBLE as error:  # one bad row must not keep all others out for ever
             self._rollback()
             if not self._sift(batch, str(error)):
-                raise StoreError(_first_line(error)) from error
+                raise StoreError(first_line(error)) from error
             self.commit(batch)
         except duckdb.Error as error:
             self._rollback()
-            raise StoreError(_first_line(error)) from error
+            raise StoreError(first_line(error)) from error
 
     def _sift(self, batch: Batch, why: str) -> bool:
         """Move rows that cannot be converted out of a batch; whether there were any. Raises StoreError."""
@@ -185,7 +186,7 @@ class HotStore:
             self.con.execute("COMMIT")
         except (duckdb.Error, OSError) as error:
             self._rollback()
-            raise StoreError(_first_line(error)) from error
+            raise StoreError(first_line(error)) from error
         try:
             self.con.execute("CHECKPOINT hot")
         except duckdb.Error:
@@ -296,7 +297,7 @@ def copy_parquet(
     """
     size = "" if row_group is None else f", ROW_GROUP_SIZE {row_group}"
     con.execute(
-        f"COPY ({query}) TO '{_quoted(path)}' (FORMAT parquet, PARQUET_VERSION V2, COMPRESSION zstd{size})"
+        f"COPY ({query}) TO {quoted(path)} (FORMAT parquet, PARQUET_VERSION V2, COMPRESSION zstd{size})"
     )
     path.chmod(0o640)
 
@@ -312,11 +313,3 @@ def sync(path: Path) -> None:
 
 def _make_folder(path: Path) -> None:
     path.mkdir(mode=0o750, parents=True, exist_ok=True)
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else repr(error)
