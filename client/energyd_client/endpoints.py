@@ -20,6 +20,11 @@ MAX_IPC_PATH: Final = 107
 """Longest path of a Unix socket (`sun_path` less its end mark)."""
 
 
+def is_disabled() -> bool:
+    """Whether ENERGYD_DISABLE makes the client free: nothing is marked, nobody is asked."""
+    return os.environ.get(ENV_DISABLE, "") not in ("", "0")
+
+
 def runtime_dir() -> Path:
     """The socket's folder: the system service's where it exists or we are root, else the user's own."""
     if os.geteuid() == 0 or (SYSTEM_RUNTIME / SOCKET_NAME).exists():

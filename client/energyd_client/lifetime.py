@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import count
 
 from energyd_client import notes, process
-from energyd_client.endpoints import ENV_DISABLE
+from energyd_client.endpoints import is_disabled
 from energyd_client.outbox import Outbox
 
 EXIT_FLUSH_S = 0.5
@@ -44,7 +44,7 @@ def opened() -> Outbox | None:
 
 
 def _open() -> Outbox | None:
-    if this.over or os.environ.get(ENV_DISABLE, "") not in ("", "0"):
+    if this.over or is_disabled():
         return None
     with this.making:
         if this.box is None:

@@ -19,11 +19,11 @@ store_option = click.option(
 
 def holder_of(store: Path | None) -> tuple[dict[str, Any], Path]:
     """Who holds the lock of a store, as far as it says; {} if nobody lives there."""
-    from energyd.store.lock import held, read_holder
+    from energyd.store.lock import living_holder
 
     lock = (store or endpoints.default_store()).absolute() / "lock"
     try:
-        return (read_holder(lock) if held(lock) else {}), lock
+        return living_holder(lock), lock
     except FileNotFoundError:
         return {}, lock
     except PermissionError:

@@ -275,11 +275,11 @@ for each in (*cli_service.COMMANDS, everyday.run, everyday.mark, everyday.record
 
 def _refuse_anothers_socket(config: Any) -> None:
     """An exported ENERGYD_ENDPOINT wins over --store, and may be that of a daemon on another store."""
-    from energyd.store.lock import held, read_holder
+    from energyd.store.lock import living_holder
 
     lock = Path(f"{endpoints.ipc_path(config.endpoint)}.lock")
     try:
-        holder = read_holder(lock) if held(lock) else {}
+        holder = living_holder(lock)
     except OSError:
         return
     if endpoints.ENV_ENDPOINT in os.environ and holder.get("store", str(config.store)) != str(config.store):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from energyd.store.lock import held, read_holder
+from energyd.store.lock import living_holder
 from energyd_client import endpoints
 from energyd_client.errors import DaemonAbsent, EnergydError
 from energyd_client.protocol import AskStatus
@@ -85,7 +85,7 @@ def _find_daemon(case: Case, named: bool) -> None:
         case.endpoint = f"ipc://{case.store / endpoints.SOCKET_NAME}"
         lock = case.store / "lock"
         try:
-            holder = read_holder(lock) if held(lock) else {}
+            holder = living_holder(lock)
         except OSError:
             holder = {}
         if not holder:

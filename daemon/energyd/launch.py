@@ -15,15 +15,13 @@ import time
 from typing import Any, Final
 
 from energyd.config import Config
+from energyd.exits import CONFIG, FAILED
 from energyd_client import endpoints
 
 ENV_READY: Final = "ENERGYD_READY_FD"
 ENV_LEASE: Final = "ENERGYD_LEASE_FD"
 START_WAIT_S: Final = 60.0
 FIRST_SAMPLES_S: Final = 10.0
-
-FAILED: Final = 1
-CONFIG: Final = 78
 
 
 class LaunchError(Exception):

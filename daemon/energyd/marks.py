@@ -44,7 +44,7 @@ def begin(
     pid = owner or _shell()
     inherited = os.environ.get(endpoints.ENV_RUN_ID) if run is None else None
     argv = _argv(pid)
-    obstacle = None if _is_disabled() else reach.obstacle(endpoints.default_endpoint())
+    obstacle = None if endpoints.is_disabled() else reach.obstacle(endpoints.default_endpoint())
     if obstacle is not None:
         sys.stderr.write(f"energyd: nothing is measured: {obstacle}\n")
     return _ask(pid, {
@@ -73,7 +73,7 @@ def metric(name: str, value: float, n: int | None, stage: str | None, owner: int
 
 
 def _ask(owner: int, asked: dict[str, Any], *, start: bool = False) -> dict[str, Any]:
-    if _is_disabled():
+    if endpoints.is_disabled():
         return {"run_id": UNMEASURED, "stage_id": UNMEASURED, "parent_id": None}
     address = _address(owner)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as line:
@@ -139,10 +139,6 @@ def _address(owner: int) -> str:
         raise MarkError(f"there is no process {owner}\n  cure: --owner $$")
     daemon = hashlib.sha256(endpoints.default_endpoint().encode()).hexdigest()[:12]
     return f"\0energyd-mark-{os.geteuid()}-{owner}-{born}-{daemon}"
-
-
-def _is_disabled() -> bool:
-    return os.environ.get(endpoints.ENV_DISABLE, "") not in ("", "0")
 
 
 def _shell() -> int:

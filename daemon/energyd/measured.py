@@ -20,6 +20,7 @@ import energyd_client as energy
 from energyd.bill import Bill, bill, lines
 from energyd.child import CannotRun, Signals, check
 from energyd.config import ConfigError
+from energyd.exits import FAILED
 from energyd.launch import LaunchError
 from energyd.private import Found, find
 from energyd.top_text import duration
@@ -29,8 +30,6 @@ from energyd_client.protocol import AskStatus
 
 RESULT_WAIT_S: Final = 10.0
 """How long the bill waits for the sample that follows the command's end (CodeCarbon: one in a second)."""
-
-FAILED: Final = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ class _Report:
 
 def _daemon(options: Options) -> tuple[Found | None, str | None]:
     """A daemon to measure with, or why there is none: the command runs all the same."""
-    if os.environ.get(endpoints.ENV_DISABLE, "") not in ("", "0"):
+    if endpoints.is_disabled():
         return None, f"{endpoints.ENV_DISABLE} is set"
     try:
         found = find(options.store, options.source)

@@ -11,7 +11,7 @@ from typing import Final
 
 from energyd.config import Config, resolve
 from energyd.launch import await_samples, launch
-from energyd.store.lock import held, read_holder
+from energyd.store.lock import living_holder
 from energyd_client import endpoints, reach
 
 STOP_WAIT_S: Final = 30.0
@@ -99,7 +99,7 @@ def _config(folder: Path, source: str) -> Config:
 def _holder(lock: Path) -> str | None:
     """The endpoint of the daemon that lives on a store; None if none does."""
     try:
-        return str(read_holder(lock)["endpoint"]) if held(lock) else None
+        return str(living_holder(lock)["endpoint"])
     except (FileNotFoundError, KeyError):
         return None
 

@@ -84,6 +84,11 @@ def held(path: Path) -> bool:
     return False
 
 
+def living_holder(path: Path) -> dict[str, Any]:
+    """What the daemon that holds the lock now says of itself; empty if none does. Raises OSError."""
+    return read_holder(path) if held(path) else {}
+
+
 def _alive(holder: dict[str, Any]) -> bool:
     """Whether the announced daemon lives (a shared lock of a mere reader announces nobody)."""
     try:
