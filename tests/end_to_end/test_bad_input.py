@@ -325,3 +325,12 @@ def test_start_and_stop_return_when_it_is_so(make_daemon: Callable[..., Daemon])
     out = daemon.run("energyd", "stop", "--store", str(daemon.store))
     assert out.returncode == 0, out.stderr
     assert json.loads((daemon.store / "lock").read_text() or "{}") == {}
+
+
+def test_a_killed_daemons_lock_names_nobody_so_that_stop_signals_no_other_process(daemon: Daemon) -> None:
+    daemon.start(source="simulated")
+    daemon.kill()
+    assert '"pid"' in (daemon.store / "lock").read_text()  # what it said of itself is still there
+    out = daemon.run("energyd", "stop", "--store", str(daemon.store))
+    assert out.returncode == 3
+    assert "no daemon runs" in out.stderr
