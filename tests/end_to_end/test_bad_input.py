@@ -330,7 +330,12 @@ def test_start_and_stop_return_when_it_is_so(make_daemon: Callable[..., Daemon])
 def test_a_killed_daemons_lock_names_nobody_so_that_stop_signals_no_other_process(daemon: Daemon) -> None:
     daemon.start(source="simulated")
     daemon.kill()
-    assert '"pid"' in (daemon.store / "lock").read_text()  # what it said of itself is still there
-    out = daemon.run("energyd", "stop", "--store", str(daemon.store))
+    lock = daemon.store / "lock"
+    said = json.loads(lock.read_text())  # what it said of itself is still there
+    with subprocess.Popen(["sleep", "60"]) as other:  # has got its pid meanwhile
+        lock.write_text(json.dumps(said | {"pid": other.pid}))
+        out = daemon.run("energyd", "stop", "--store", str(daemon.store))
+        assert other.poll() is None
+        other.kill()
     assert out.returncode == 3
     assert "no daemon runs" in out.stderr
