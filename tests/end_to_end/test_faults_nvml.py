@@ -35,6 +35,12 @@ def all_well_again(daemon: Daemon) -> None:
     wait_for(lambda: sampled_since(daemon, now_ns), 30)
 
 
+def counted_since(daemon: Daemon, t_ns: int) -> bool:
+    """Whether the counter was read after that store time: a stage's end needs another read than its begin."""
+    newest = daemon.query("SELECT max(t_ns) AS t_ns FROM counters")[0]["t_ns"]
+    return newest is not None and newest > t_ns
+
+
 @pytest.mark.fault(
     "NVML errors, lost GPUs, driver reloads",
     seen="The GPU is named in `status`; a gap with its reason, bridged where the counter "
@@ -165,6 +171,8 @@ def test_a_driver_without_the_calls_for_ring_or_counter_falls_back_and_owns_to_w
     fake_nvml.control("error nvmlDeviceGetSamples 999\nfield 186 999\n")
     time.sleep(3.5)
     fake_nvml.control("")
+    back_ns = status(daemons[0])["now_ns"]
+    wait_for(lambda: counted_since(daemons[0], back_ns), 30)
     for daemon, stage in zip(daemons, stages, strict=True):
         all_well_again(daemon)
         stage.end()
