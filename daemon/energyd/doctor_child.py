@@ -41,7 +41,7 @@ def _settle(source: Source) -> None:
     """Wait for a source that says its devices later."""
     deadline = time.monotonic() + _SETTLE_S
     while time.monotonic() < deadline and not source.devices():
-        if not any("is starting" in (info.reason or "") for info in source.domains()):
+        if not any(info.is_starting for info in source.domains()):
             return  # it has said that there is none
         list(source.read())
         time.sleep(0.1)

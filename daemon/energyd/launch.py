@@ -93,7 +93,7 @@ def await_samples(endpoint: str) -> bool:
         except EnergydError:
             return True  # a trace played once may be over already
         answered = {d["domain"] for d in body["domains"]}
-        starting = any("is starting" in (d["reason"] or "") for d in body["domains"])
+        starting = any(d.get("is_starting") for d in body["domains"])
         sampled = all(d["last_t_ns"] is not None for d in body["devices"])
         if {"gpu", "cpu"} <= answered and sampled and not starting:
             return True

@@ -58,6 +58,7 @@ class _Device:
     soft_reason: str | None = None  # why the next long step will have been long
     gap_ns: tuple[int, int] = (0, 0)  # where the last gap was, by its samples
     soft_t_ns: int = 0  # when that was said: samples from before do not refute it
+    inherited: bool = False  # its newest sample is an earlier daemon's
     forced: bool = False  # the next step is a gap however short, and the counter may not bridge it
     reads: list[CounterRead] = field(default_factory=list)  # store time, not yet beside the integral
 
@@ -210,7 +211,7 @@ class Ledger:
         totals = log.totals
         book = _Device(log)
         if totals.t_ns is not None:
-            book.soft_reason = self._restart
+            book.soft_reason, book.inherited = self._restart, True
         if totals.read_t_ns is not None and self._restart != "reboot":
             book.track.reads.append(
                 Anchor(
@@ -234,8 +235,11 @@ class Ledger:
             steps = np.diff(t_ns) if last is None else np.diff(t_ns, prepend=last)
             long = np.flatnonzero(steps > book.log.max_step_ns)
             cut = len(t_ns) if not len(long) else int(long[0]) + (last is None)
-            if book.forced and last is not None:
+            # A daemon that was not there is a gap, however short: only a ring has what nobody looked at.
+            unwatched = book.inherited and self.infos[device].source != "ring"
+            if (book.forced or unwatched) and last is not None:
                 cut = 0
+            book.inherited = False
             if cut:
                 part = None if energy_uj is None else energy_uj[:cut]
                 self._note(device, book.log.append(t_ns[:cut], power_mw[:cut], part))

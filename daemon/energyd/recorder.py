@@ -68,6 +68,9 @@ SETTLE_BUSY_S: Final = 0.002
 """The same while so many markers come in that the next round follows at once."""
 FLOOD_S: Final = 0.02
 """How soon more is awaited after a round of many markers, before their stages have their turn."""
+SOURCES_WAIT_S: Final = 30.0
+"""How long after the start no stage is settled while a source has yet to say its devices: charged to none of
+them it would never have a total. CodeCarbon takes 3 s, on a loaded machine ten times that."""
 MOST_PENDING: Final = 20_000
 """Ended stages without energies from which on a flood is slowed down to settle them."""
 
@@ -134,6 +137,8 @@ class Recorder:
         self.store_errors = 0  # commits that were refused
         self.commit_ms: float | None = None
         self.after_commit: Callable[[bool], object] = lambda _: None
+        self.awaits_sources: Callable[[], bool] = lambda: False  # whether one has yet to say its devices
+        self._settles_at = time.monotonic() + SOURCES_WAIT_S  # whatever has been said by then
         self.max_waiting = MAX_SAMPLES  # samples that wait in memory while commits are refused
         self._dropped = 0  # of those, since commits are refused
         self._store = store
@@ -285,6 +290,10 @@ class Recorder:
         if self._trace.playing:
             now_ns = max([now_ns, *(log.last_t_ns or 0 for log in self.ledger.logs.values())])
         self.accountant.resolve_begins()
+        if self._settles_at and time.monotonic() < self._settles_at:
+            if self.awaits_sources():
+                return
+            self._settles_at = 0.0
         self._settled.update(self.accountant.settle(now_ns, until_s))
 
     def _event(self, event: Event | Declared, now_ns: int) -> None:

@@ -130,6 +130,7 @@ class Service:
         recorder.after_commit = lambda _: notify("WATCHDOG=1")
 
         self._samplers = [Sampler(source, inbox) for source in sources]
+        recorder.awaits_sources = lambda: self._awaits_sources(ledger)
         for sampler in self._samplers:
             sampler.start()
         self._await_sources()
@@ -167,6 +168,11 @@ class Service:
                 log.warning("source %s is slow to start; its devices follow", sampler.source.name)
             elif sampler.failure is not None:
                 raise sampler.failure
+
+    def _awaits_sources(self, ledger: Ledger) -> bool:
+        """Whether a source has yet to say its devices. Under the recorder's lock."""
+        is_open = all(sampler.ready.is_set() for sampler in self._samplers)
+        return not is_open or any(info.is_starting for info in ledger.domain_infos.values())
 
     def _wait(self, recorder: Recorder, answers: Answers, intake: Intake) -> None:
         """Publish health once a second until told to stop, a trace played once is over, or a lease is."""
@@ -215,6 +221,7 @@ class Service:
         notify("READY=1", f"STATUS=sampling into {before.store}")
 
     def _shut_down(self, recorder: Recorder, intake: Intake) -> None:
+        recorder.awaits_sources = lambda: False
         deadline = time.monotonic() + PENDING_WAIT_S
         while time.monotonic() < deadline and _pending(recorder):
             time.sleep(0.05)

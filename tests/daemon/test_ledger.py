@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,31 @@ def test_samples_are_shifted_to_store_time_and_repeated_ones_are_dropped() -> No
     assert len(t_ns) == 75
     assert ledger.logs[0].totals.cum_uj == 148_000_000
     assert gaps(ledger) == []
+
+
+@pytest.mark.parametrize("source", ["codecarbon", "instant", "rapl"])
+def test_a_daemon_that_was_not_there_is_a_gap_however_short(source: str) -> None:
+    cpu = replace(CPU, source=source)
+    first = ledger_with(cpu)
+    first.samples_in(power("rapl:p", 0, 2, 100, step=1), 0)
+    empty = np.array([], np.int64)
+    left = StoredDevice("rapl:p", 3 * S, first.logs[0].totals, empty, empty.astype(np.int32), empty, [])
+    ledger = ledger_with(cpu, stored={0: left})
+    ledger.samples_in(power("rapl:p", 3, 6, 100, step=1), 0)  # 2 s after the last, and 3 are allowed
+    (gap,) = gaps(ledger)  # and the steps behind it are none
+    assert (gap["t0_ns"], gap["t1_ns"]) == (OFFSET + S, OFFSET + 3 * S)
+    assert (gap["reason"], gap["bridged_uj"]) == ("daemon_down", None)
+
+
+def test_what_a_ring_kept_while_no_daemon_was_there_is_no_gap() -> None:
+    first = ledger_with(GPU)
+    first.samples_in(power("GPU-a", 0, 1, 100), 0)
+    empty = np.array([], np.int64)
+    left = StoredDevice("GPU-a", 100 * MS, first.logs[0].totals, empty, empty.astype(np.int32), empty, [])
+    ledger = ledger_with(GPU, stored={0: left})
+    ledger.samples_in(power("GPU-a", 1, 2, 100), 0)
+    assert gaps(ledger) == []
+    assert ledger.logs[0].totals.cum_uj == pytest.approx(198e6)
 
 
 def test_a_long_step_waits_for_the_counter_which_says_what_it_cost() -> None:

@@ -148,6 +148,39 @@ def test_a_stage_survives_the_daemons_death_and_its_energy_covers_the_hole(
 
 
 @pytest.mark.fault("kill -9 of daemon and clients at random moments")
+def test_a_run_that_ends_without_the_daemon_is_charged_to_an_estimate_that_takes_seconds_to_start(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    daemon.start()  # no GPU, no RAPL: CodeCarbon alone
+    cpu = "samples x JOIN devices d USING (device) WHERE d.source = 'codecarbon'"
+    wait_for(lambda: daemon.query(f"SELECT count(*) AS n FROM {cpu}")[0]["n"] > 1, 60)
+    down = tmp_path / "down"
+    process = daemon.program(
+        "import os\n"
+        "with energy.run('long') as run:\n"
+        "    with run.stage('train'):\n"
+        f"        while not os.path.exists({str(down)!r}): time.sleep(0.02)\n"
+        "print(run.run_id)"
+    )
+    begun = "FROM stages s, samples x WHERE x.t_ns > s.t0_ns"
+    wait_for(lambda: daemon.query(f"SELECT count(*) AS n {begun}")[0]["n"], 60)
+    daemon.kill()
+    down.touch()
+    out, _ = process.communicate(timeout=60)  # its end waits in its spool
+    daemon.start()
+    of_run = f"WHERE run_id = '{out.strip()}'"
+    wait_for(lambda: daemon.query(f"FROM stages {of_run} AND state = 'final'"), 60)
+    (row,) = daemon.query(f"FROM stage_totals {of_run}")
+    (energy,) = of_stage(daemon, out.strip(), "train", "cpu")
+    assert (energy["energy_j"], energy["reason"]) == (None, "gap_without_counter")
+    assert (row["total_j"], row["cpu_j"]) == (None, None)
+    assert row["reason"] == "cpu: gap_without_counter"
+    (gap,) = daemon.query("SELECT g.* FROM gaps g JOIN devices d USING (device) WHERE d.domain = 'cpu'")
+    assert (gap["reason"], gap["bridged_uj"]) == ("daemon_down", None)
+    assert gap["t0_ns"] < row["t1_ns"] < gap["t1_ns"]
+
+
+@pytest.mark.fault("kill -9 of daemon and clients at random moments")
 def test_a_killed_program_leaves_aborted_stages_and_all_its_markers(daemon: Daemon) -> None:
     daemon.start(source="simulated")
     process = daemon.program(

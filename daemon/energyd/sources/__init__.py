@@ -62,6 +62,7 @@ class DomainInfo:
     state: Literal["measured", "estimated", "replayed", "simulated", "absent", "unreadable"]
     source: str | None = None
     reason: str | None = None
+    is_starting: bool = False  # unreadable only until the source has said its devices, in seconds
 
 
 @dataclass(frozen=True)

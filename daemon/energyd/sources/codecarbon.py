@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,7 +59,7 @@ class CodeCarbonSource:
 
     def open(self) -> None:
         """Start the child. Does not wait for it."""
-        self._domain = self._unreadable("CodeCarbon is starting")
+        self._domain = replace(self._unreadable("CodeCarbon is starting"), is_starting=True)
         self._last, self._refused = None, False
         self._start()
 
