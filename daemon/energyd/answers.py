@@ -54,10 +54,15 @@ class Answers:
                 "publish": self._config.publish,
                 "devices": r.device_maps(),
                 "domains": [
-                    {"domain": d.domain, "state": d.state, "source": d.source, "reason": d.reason,
-                     "is_starting": d.is_starting}
+                    {
+                        "domain": d.domain,
+                        "state": d.state,
+                        "source": d.source,
+                        "reason": d.reason,
+                        "is_starting": d.is_starting,
+                    }
                     for d in r.ledger.domain_infos.values()
-                ],  # fmt: skip
+                ],
                 "samples": r.ledger.samples,
                 "gaps": r.ledger.gaps,
                 "gap_reasons": dict(r.ledger.gap_reasons),

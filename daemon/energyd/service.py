@@ -130,10 +130,7 @@ class Service:
         recorder.after_commit = lambda _: notify("WATCHDOG=1")
 
         self._samplers = [Sampler(source, inbox) for source in sources]
-        recorder.awaits_sources = lambda: self._awaits_sources(ledger)
-        for sampler in self._samplers:
-            sampler.start()
-        self._await_sources()
+        self._begin_sampling(recorder)
         recorder.start()
         intake.start()
         exports.start()
@@ -161,7 +158,11 @@ class Service:
         for lock in locks:
             lock.announce(facts)
 
-    def _await_sources(self) -> None:
+    def _begin_sampling(self, recorder: Recorder) -> None:
+        """Start every sampler and wait a little for what it finds. Raises SourceError."""
+        recorder.awaits_sources = lambda: self._awaits_sources(recorder.ledger)
+        for sampler in self._samplers:
+            sampler.start()
         deadline = time.monotonic() + SOURCE_WAIT_S
         for sampler in self._samplers:
             if not sampler.ready.wait(max(0.0, deadline - time.monotonic())):

@@ -22,7 +22,7 @@ from energyd.store import KEPT, TABLES, Layout, hour_of_sealed
 from energyd.store.base import first_line, parquet, quoted, sealed_files
 from energyd.store.damage import ASIDE, aside_name, is_damage, set_aside, unreadable_parquet
 from energyd.store.rebuild import REASON, STATE_TABLES, Sources, fill
-from energyd.store.sealed import note_gaps, set_aside_sealed
+from energyd.store.sealed import deleted_files, forget_files, note_gaps, set_aside_sealed
 from energyd.store.write import HotStore, StoreError, copy_parquet, sync
 
 ROWS_LOST: Final = "rows_lost"
@@ -43,6 +43,7 @@ def open_hot(layout: Layout, *, thorough: bool = False) -> tuple[HotStore, Mende
     """hot.duckdb, mended where it must be. Raises StoreError where the trouble is no damage.
 
     What is damaged is renamed aside; nothing that can be read is lost. The caller holds the store's lock.
+    Sealed files stay listed until gaps stand for them: a start that dies in between is made good by the next.
     `thorough`: every value of every sealed file is read.
     """
     gone, said = set_aside_sealed(layout, thorough=thorough)
@@ -53,9 +54,13 @@ def open_hot(layout: Layout, *, thorough: bool = False) -> tuple[HotStore, Mende
         _rebuild(layout, live, why, mended)
         store = HotStore(layout)
     mended.rows_lost = store.meta(ROWS_LOST) == "1"
+    deleted = deleted_files(layout, int(store.meta("hour") or 0), gone)
+    mended.said += (f"{one.relative} {one.why}" for one in deleted)
+    gone += deleted
     if gone:
         gaps = note_gaps(layout, store, gone)
-        mended.said.append(f"{gaps} gaps `{REASON}` stand for what the files set aside held of samples")
+        mended.said.append(f"{gaps} gaps `{REASON}` stand for what those sealed files held of samples")
+        forget_files(layout, gone)
     return store, mended
 
 

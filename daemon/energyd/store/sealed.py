@@ -1,4 +1,4 @@
-"""Which sealed files are damaged, and what does that leave unknown? Set aside, and a gap in their place.
+"""Which sealed files are damaged or gone, and what does that leave unknown? A gap in their place.
 
 A lost hour of samples is bridged by the running integral itself: the samples on both sides hold it. Where a
 table of gaps is lost, a step longer than the device's allowed gap may have been a hole, and is taken for one.
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from energyd.store import MONTH_FILE, TABLES, THIN_FILE, Layout, end_hour, hour_of_sealed
+from energyd.store import HOUR_NS, MONTH_FILE, TABLES, THIN_FILE, Layout, end_hour, hour_of_sealed
 from energyd.store.base import parquet, sealed_files
 from energyd.store.damage import cut_parquet, set_aside, unreadable_parquet
 from energyd.store.rebuild import REASON
-from energyd.store.sums import altered
+from energyd.store.sums import altered, forget, missing
 from energyd.store.write import HotStore
 
 _THINNED: Final = (THIN_FILE, MONTH_FILE)
@@ -68,25 +68,50 @@ def set_aside_sealed(layout: Layout, *, thorough: bool) -> tuple[list[Damaged], 
     return gone, said
 
 
+def deleted_files(layout: Layout, hour: int, aside: Iterable[Damaged]) -> list[Damaged]:
+    """Sealed files, of hours below `hour`, that somebody took away; not those set `aside` just now."""
+    known = {one.relative for one in aside}
+    why = "is gone: it was written, and nothing stands for it"
+    return [Damaged(path, why) for path in missing(layout.root, hour) if path not in known]
+
+
+def forget_files(layout: Layout, gone: Iterable[Damaged]) -> None:
+    """Miss them no more. Raises OSError."""
+    for table, folder in {(one.table, one.relative.split("/")[2]) for one in gone}:
+        forget(layout.root, table, folder)
+
+
 def note_gaps(layout: Layout, store: HotStore, gone: Iterable[Damaged]) -> int:
-    """Write a gap for each long step that files set aside leave unexplained; how many."""
+    """Write a gap for each long step that lost files leave unexplained; how many.
+
+    Where nothing is left of a device before or behind them, its first row in `devices` says since when it was
+    sampled, and its totals until when.
+    """
     hours = {table: [hour_of_sealed(d.relative) for d in gone if d.table == table] for table in TABLES}
     files = sealed_files(layout.root, None)
     near: set[str] = set()
+    since_ns = 0  # the end of the hours lost before all others, if there are such
     for hour in hours["samples"] + hours["gaps"]:
         before = [p for p in files["samples"] if hour_of_sealed(p) <= hour]
         after = [p for p in files["samples"] if hour_of_sealed(p) > hour]
         near |= {*before[-2:], *after[:1]}
-    if not near and not (hours["samples"] or hours["gaps"]):
+        if not before:
+            since_ns = max(since_ns, (hour + 1) * HOUR_NS)
+    if not (hours["samples"] or hours["gaps"]):
         return 0
     parts = [
         f"SELECT device, t_ns, cum_uj, {Path(p).name in _THINNED} AS thinned FROM {parquet(layout.root, [p])}"
         for p in sorted(near, key=files["samples"].index)
     ]
+    ends = [
+        "SELECT device, (state->>'t_ns')::BIGINT AS t_ns, (state->>'cum_uj')::BIGINT, false FROM totals"
+        " WHERE t_ns IS NOT NULL",
+        f"SELECT device, min(t_ns), NULL, false FROM devices GROUP BY device HAVING min(t_ns) < {since_ns}",
+    ]
     known = _union("gaps", layout.root, files["gaps"])
     rows = store.fetch(f"""
         WITH every AS ({
-        " UNION ALL ".join([*parts, "SELECT device, t_ns, cum_uj, false AS thinned FROM samples"])
+        " UNION ALL ".join([*parts, "SELECT device, t_ns, cum_uj, false AS thinned FROM samples", *ends])
     }),
         allowed AS (SELECT device, arg_max(max_step_ns, t_ns) AS max_step_ns FROM devices GROUP BY device),
         step AS (

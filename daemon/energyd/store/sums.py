@@ -1,4 +1,4 @@
-"""Is a sealed file still, bit for bit, what was written? Its SHA-256, in lists that `sha256sum -c` reads.
+"""Is a sealed file still there and, bit for bit, what was written? Lists that `sha256sum -c` reads.
 
 DuckDB checks its own files, and Parquet says little: of 300 sealed files with one flipped bit 275 were read
 without an error and with other values. Run from the store's folder:
@@ -9,8 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from energyd.store import (
+    DAY_FILE,
+    DROPPED,
+    MONTH_FILE,
+    THIN_FILE,
+    counting,
+    end_hour,
+    hour_of_sealed,
+    is_folder,
+    is_hour_file,
+    month_of,
+    names_in,
+)
 
 _CHUNK: Final = 1 << 20
 
@@ -36,24 +51,85 @@ def altered(store: Path, relative: str) -> str | None:
     return "is not what was written: its SHA-256 differs"
 
 
-def tidy(store: Path, folder: str) -> None:
-    """Forget files that are no more: of a day (`day=…`), or (`month=…`) of all until that month's end.
+def missing(store: Path, before_hour: int) -> list[str]:
+    """Files of hours below `before_hour` that were written and are gone, though nothing stands for them.
 
-    Only for folders that get no more files: the daemon appends to today's list.
+    A longer file stands for what it was made of, `dropped` for what was too old. Of a day's or month's one
+    file only that is told, not what it was made of. Relative to the store, oldest first.
     """
-    until = _name_of(folder)
+    listed: dict[tuple[str, str], set[str]] = {}  # (table, folder): names
+    for target in (store / "sealed" / "sums").glob("*.sha256"):
+        for path in _listed(target):
+            if hour_of_sealed(path) < before_hour:
+                _, table, folder, name = path.split("/")
+                listed.setdefault((table, folder), set()).add(name)
+    gone: list[str] = []
+    for table, folder in sorted(listed, key=lambda key: (end_hour(key[1]), key)):
+        month = month_of(folder)
+        of_month = names_in(store / "sealed" / table / month)
+        was_whole = MONTH_FILE in listed.get((table, month), set())
+        if of_month & {MONTH_FILE, DROPPED}:
+            continue  # it stands for its days
+        if was_whole and not _has_days(store, table, month):
+            gone += [f"sealed/{table}/{month}/{MONTH_FILE}"] if folder == month else []
+        elif folder != month:
+            there = names_in(store / "sealed" / table / folder)
+            names = _unreplaced(listed[table, folder], there)
+            gone += (f"sealed/{table}/{folder}/{name}" for name in names)
+    return gone
+
+
+def _has_days(store: Path, table: str, month: str) -> bool:
+    """Whether a file of one of a month's days is there."""
+    root = store / "sealed" / table
+    days = (name for name in names_in(root) if is_folder(name) and name != month == month_of(name))
+    return any(counting(names_in(root / day)) for day in days)
+
+
+def _unreplaced(listed: set[str], there: set[str]) -> list[str]:
+    """Of one day's files those that are gone, and nothing stands for them."""
+    if DROPPED in there:
+        return []
+    for whole in (THIN_FILE, DAY_FILE):
+        if whole in there:
+            return []
+        if whole in listed and not counting(there):
+            return [whole]
+    return sorted(filter(is_hour_file, listed - there))
+
+
+def forget(store: Path, table: str, folder: str) -> None:
+    """Take the files of a table's day or month that are no more from the list; of a month its days' as well.
+
+    Only once it is known what became of them. Raises OSError.
+    """
+    whole = folder == month_of(folder)
+    for target in (store / "sealed" / "sums").glob(f"{_name_of(folder)}{'*' if whole else ''}.sha256"):
+        _keep(store, target, lambda path: path.split("/")[1] != table)
+
+
+def tidy(store: Path, folder: str) -> None:
+    """Forget files for which others stand: of a day (`day=…`), or (`month=…`) of all until that month's end.
+
+    Only for folders that get no more files: the daemon appends to today's list. One that is gone stays.
+    """
+    until, gone = _name_of(folder), set(missing(store, end_hour(folder)))
     for target in sorted((store / "sealed" / "sums").glob("*.sha256")):
         is_meant = target.stem == until if folder.startswith("day=") else target.stem[: len(until)] <= until
-        if not is_meant:
-            continue
-        listed = _listed(target)
-        kept = {path: digest_ for path, digest_ in listed.items() if (store / path).exists()}
-        if not kept:
-            target.unlink()
-        elif kept != listed:
-            aside = target.with_suffix(f".{os.getpid()}.tmp")
-            aside.write_text("".join(f"{digest_}  {path}\n" for path, digest_ in kept.items()))
-            aside.replace(target)
+        if is_meant:
+            _keep(store, target, gone.__contains__)
+
+
+def _keep(store: Path, target: Path, wanted: Callable[[str], bool]) -> None:
+    """Of a list the files that are there, and those wanted."""
+    listed = _listed(target)
+    kept = {p: digest_ for p, digest_ in listed.items() if wanted(p) or (store / p).exists()}
+    if not kept:
+        target.unlink(missing_ok=True)
+    elif kept != listed:
+        aside = target.with_suffix(f".{os.getpid()}.tmp")
+        aside.write_text("".join(f"{digest_}  {path}\n" for path, digest_ in kept.items()))
+        aside.replace(target)
 
 
 def digest(file: Path) -> str:

@@ -34,6 +34,7 @@ from energyd.store import (
 )
 from energyd.store.base import sealed_files
 from energyd.store.live import GRACE_S
+from energyd.store.sums import forget
 
 log = logging.getLogger("energyd")
 
@@ -207,6 +208,7 @@ class Upkeep:
                     if name.endswith(".parquet"):
                         self._doomed.setdefault(Path(root, folder, name), now + self._grace_s)
                 if is_over and names <= {DROPPED} and folder not in months:
+                    forget(self._layout.root, table, folder)  # before nothing says why they are gone
                     Path(root, folder, DROPPED).unlink(missing_ok=True)
                     Path(root, folder).rmdir()
 

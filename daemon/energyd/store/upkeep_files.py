@@ -23,13 +23,14 @@ from energyd.store import (
     MONTH_FILE,
     TABLES,
     THIN_FILE,
+    end_hour,
     folders_counting,
     is_hour_file,
     makes_a_month,
     month_of,
 )
 from energyd.store.base import ROW_GROUP, files_of, first_line, parquet, quoted, sealed_files
-from energyd.store.sums import altered, note, tidy
+from energyd.store.sums import altered, missing, note, tidy
 from energyd.store.write import copy_parquet, sync
 
 MEMORY: Final = "200MB"
@@ -76,7 +77,7 @@ def compact(store: Path, table: str, day: str) -> bool:
     paths = files_of(store, table, day)
     if not paths or not is_hour_file(Path(paths[0]).name):
         return False
-    _join(store, table, paths, f"{day}/{DAY_FILE}")
+    _join(store, table, paths, day, DAY_FILE)
     return True
 
 
@@ -90,13 +91,13 @@ def fold(store: Path, table: str, month: str) -> bool:
     if not makes_a_month(table, [Path(path).name for path in paths]):
         return False
     (store / "sealed" / table / month).mkdir(mode=0o750, exist_ok=True)
-    _join(store, table, paths, f"{month}/{MONTH_FILE}")
+    _join(store, table, paths, month, MONTH_FILE)
     return True
 
 
-def _join(store: Path, table: str, paths: list[str], name: str) -> None:
+def _join(store: Path, table: str, paths: list[str], folder: str, name: str) -> None:
     """Write all rows of a table's files to one, samples in (device, t_ns) order."""
-    _as_written(store, paths)
+    _as_written(store, paths, folder)
     with _connect() as con:
         relation = parquet(store, paths, same_columns=table == "samples")
         (before,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
@@ -110,7 +111,7 @@ def _join(store: Path, table: str, paths: list[str], name: str) -> None:
             )
             query = " UNION ALL ".join(parts)
         expected = None if table in KEPT else before
-        _write(con, query, store / "sealed" / table / name, expected)
+        _write(con, query, store / "sealed" / table / folder / name, expected)
 
 
 def thin(store: Path, day: str) -> bool:
@@ -121,7 +122,7 @@ def thin(store: Path, day: str) -> bool:
     paths = files_of(store, "samples", day)
     if not paths or paths[0].endswith(THIN_FILE):
         return False
-    _as_written(store, paths)
+    _as_written(store, paths, day)
     files = sealed_files(store, None)
     with _connect() as con:
         con.execute(
@@ -140,11 +141,19 @@ def thin(store: Path, day: str) -> bool:
     return True
 
 
-def _as_written(store: Path, paths: list[str]) -> None:
-    """Refuse to make a file of others that have changed: it would pass for what was measured."""
-    for path in paths:
-        if (why := altered(store, path)) is not None:
-            raise UpkeepFailed(f"{path} {why}; cure: stop, then `energyd recover`")
+def _as_written(store: Path, paths: list[str], folder: str) -> None:
+    """Refuse to make a day's or month's file of others that have changed, or of fewer than were written.
+
+    It would pass for what was measured, and nobody would miss the others any more.
+    """
+    wrong = {path: why for path in paths if (why := altered(store, path)) is not None}
+    table = paths[0].split("/")[1]
+    for path in missing(store, end_hour(folder)):
+        _, whose, lies_in, _ = path.split("/")
+        if whose == table and folder in (lies_in, month_of(lies_in)):
+            wrong[path] = "is gone"
+    for path, why in wrong.items():
+        raise UpkeepFailed(f"{path} {why}; cure: stop, then `energyd recover`")
 
 
 def _view(con: duckdb.DuckDBPyConnection, store: Path, name: str, paths: list[str], columns: str) -> None:
