@@ -14,7 +14,7 @@ from energyq.breakeven import mean_figure
 from energyq.find import Refused
 from energyq.frontier import Point, frontier, turns
 from energyq.numbers import energy_unit, figures
-from energyq.study import PARTS, Study
+from energyq.study import BASELINES, PARTS, Study
 
 CHECKS: Final = ("full-pipeline energy", "reuse", "artifacts", "repetitions")
 
@@ -149,7 +149,7 @@ def _flips(study: Study, student: str, reuse: float) -> list[Sentence]:
 def checks(study: Study, reuse: float | None) -> list[Sentence]:
     """The paper's recommendations, as far as a study can show that it follows them."""
     lacking = sorted({f"{e.pipeline} {e.student}" for e in study.executions if e.total_j is None})
-    distilled = [e for e in study.executions if e.pipeline != study.baseline]
+    distilled = [e for e in study.executions if e.pipeline not in BASELINES]
     bare = sorted({f"{e.pipeline} {e.student}" for e in distilled if not e.artifacts})
     counted = [e.uses for e in distilled if e.uses is not None]
     single = sorted({f"{p.pipeline} {p.student}" for p in study.executions

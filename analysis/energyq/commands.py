@@ -83,7 +83,7 @@ def cli(ctx: click.Context, /, file: Any, tables: bool, examples: bool, **own: A
     """Ask an energyd store what things cost: SQL, or one of the commands.
 
     Views to ask: runs, stages, stage_energy, stage_totals, run_totals, samples, gaps … (--tables,
-    --examples). On a terminal, without anything, it is a prompt.
+    --examples). On a terminal, without anything, it is a prompt; in a pipe it runs what comes in.
 
     \b
     Examples:
@@ -110,9 +110,18 @@ def cli(ctx: click.Context, /, file: Any, tables: bool, examples: bool, **own: A
 
         with open_store(own) as reader:
             ask_and_answer(reader)
+    elif (asked := _piped()) is not None:
+        _sql(asked, own)
     else:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
+
+
+def _piped() -> str | None:
+    """SQL that came through a pipe; None if none did."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return None
+    return sys.stdin.read().strip() or None
 
 
 @cli.command("sql", hidden=True)

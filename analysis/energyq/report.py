@@ -10,6 +10,7 @@ from energyq.advise import advise, checks
 from energyq.breakdown import Piece, breakdown, side_by_side
 from energyq.breakeven import AT_N, NOISE, BreakEven, break_even
 from energyq.breakeven_text import sentence
+from energyq.find import Refused
 from energyq.frontier import Point, frontier
 from energyq.frontier_text import NO_QUALITY, rankings
 from energyq.numbers import NONE, energy_unit, figures, in_unit
@@ -38,23 +39,31 @@ class Findings:
     pieces: list[Piece]
     points: list[Point]
     answers: list[BreakEven]
+    unanswered: str | None = None  # why there is no break-even
 
 
 def find(study: Study, *, reuse: float | None = None, repeatability: float | None = None) -> Findings:
-    """Ask the study everything, once. Raises Refused where it cannot be compared."""
-    return Findings(
-        study, reuse, repeatability, breakdown(study),
-        frontier(study, reuse=reuse, repeatability=repeatability),
-        break_even(study, reuse=reuse, repeatability=repeatability),
-    )  # fmt: skip
+    """Ask the study everything, once.
+
+    Raises Refused where a `reuse` is asked about and no baseline, or nothing else, is there to compare with.
+    """
+    answers: list[BreakEven] = []
+    unanswered = None
+    try:
+        answers = break_even(study, reuse=reuse, repeatability=repeatability)
+    except Refused as error:
+        if reuse is not None:
+            raise
+        unanswered = f"no break-even: {error}"
+    points = frontier(study, reuse=reuse, repeatability=repeatability)
+    return Findings(study, reuse, repeatability, breakdown(study), points, answers, unanswered)
 
 
 def drawings(found: Findings) -> dict[str, Drawing]:
     """The figures that this study has, by name."""
-    drawn = {
-        "breakdown": figure_breakdown.draw(found.study, found.pieces),
-        "breakeven": figure_breakeven.draw(found.study, found.answers),
-    }
+    drawn = {"breakdown": figure_breakdown.draw(found.study, found.pieces)}
+    if found.answers:
+        drawn["breakeven"] = figure_breakeven.draw(found.study, found.answers)
     if (quality := figure_frontier.draw(found.study, found.points)) is not None:
         drawn["frontier"] = quality
     return drawn
@@ -78,9 +87,7 @@ def study_report(found: Findings) -> str:
         ),
         section("What quality costs", *_frontier(found.points, drawn)),
         section(
-            "When distilling pays",
-            figure(drawn["breakeven"].svg(), REUSED),
-            _answers(answers), items(sentence(a) for a in answers),
+            "When distilling pays", *_pays(found, drawn),
             folded("How the ranking turns", items(rankings(study))),
         ),
         section(f"Advice at {reuse or 0:g} uses", items(s.text for s in advice if s.about != "check")),
@@ -113,6 +120,15 @@ def _frontier(points: list[Point], drawn: dict[str, Drawing]) -> Iterator[str]:
     columns = ["pipeline", "student", "quality", "±"]
     columns += [name for title, _ in views for name in (f"{title} / {unit}", "±", "beaten by")]
     yield folded("The numbers", table([*columns, "repetitions"], rows, words=2))
+
+
+def _pays(found: Findings, drawn: dict[str, Drawing]) -> Iterator[str]:
+    if found.unanswered is not None:
+        yield paragraph(f"{found.unanswered[0].upper()}{found.unanswered[1:]}.")
+        return
+    yield figure(drawn["breakeven"].svg(), REUSED)
+    yield _answers(found.answers)
+    yield items(sentence(a) for a in found.answers)
 
 
 def _view(view: object, scale: float) -> list[str]:

@@ -157,6 +157,8 @@ def report_command(
 ) -> None:  # fmt: skip
     """Write RUN, or without one the study of all labelled runs, as one page that needs no network.
 
+    Break-even and --reuse need a baseline among them, runs labelled pipeline=sft; the rest does not.
+
     \b
     Example:
       energyq report --study poster --reuse 6 -o report.html
@@ -184,6 +186,8 @@ def report_command(
             out.write(page)
         return
     found = find(load(settings), reuse=reuse, repeatability=repeatability)
+    if found.unanswered is not None:
+        click.echo(f"energyq: {found.unanswered}", err=True)
     text = study_report(found)
     with opened(settings["output"]) as out:
         out.write(text)

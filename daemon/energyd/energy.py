@@ -29,7 +29,7 @@ class Edge:
 
     t_ns: int
     e_uj: int
-    n: int  # samples at or before t
+    n: int  # samples at or before t, those that have made way since included
     gap_ns: int  # time spent in gaps before t
     holes: int  # gaps that nothing bridges, ended before t
     in_hole: bool = False
@@ -120,6 +120,7 @@ class DeviceLog:
         self._c = np.empty(4096, np.int64)
         self._len = 0
         self._gaps: list[_GapMark] = []
+        self._made_way: list[tuple[int, int]] = []  # until when, how many samples that were dropped
         if totals.t_ns is not None:  # the last stored sample begins the next step
             self._t[0], self._p[0], self._c[0] = totals.t_ns, totals.power_mw, totals.cum_uj
             self._len = 1
@@ -231,6 +232,7 @@ class DeviceLog:
         for column in (self._t, self._p, self._c):
             column[i + 1 : self._len - cut] = column[j : self._len].copy()
         self._len -= cut
+        self._made_way.append((before_ns, cut))
         self._rough.cut(i, j, rough)
 
     def cum_at(self, t_ns: int) -> int | None:
@@ -245,9 +247,9 @@ class DeviceLog:
             return None
         i = int(np.searchsorted(self._t[: self._len], t_ns, side="right")) - 1
         if i < 0:
-            started = self.totals.n <= self._len
+            started = self.totals.n - sum(n for _, n in self._made_way) <= self._len
             return Missing("before_first_sample" if started else "marker_too_late")
-        n = self.totals.n - (self._len - 1 - i)
+        n = self.totals.n - (self._len - 1 - i) - sum(n for end_ns, n in self._made_way if t_ns < end_ns)
         gap_ns, holes, in_hole, bridge_j2, gap = self._gap_totals(t_ns)
         # Plain numbers, or an edge cannot be kept: JSON's encoder refuses numpy's.
         t_i, p_i, e_uj, split_j2 = int(self._t[i]), int(self._p[i]), int(self._c[i]), 0.0
@@ -299,6 +301,7 @@ class DeviceLog:
         self._rough.forget(cut, self._len - 1, self.totals.rough)
         oldest = int(self._t[0])
         self._gaps = [g for g in self._gaps if g.t1_ns >= oldest]
+        self._made_way = [(end_ns, n) for end_ns, n in self._made_way if end_ns > oldest]
 
     def _store(self, t_ns: I64, power_mw: I32, cum_uj: I64) -> None:
         need = self._len + len(t_ns)

@@ -21,6 +21,13 @@ def pairs(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) ->
     return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
+def named(ctx: click.Context, param: click.Parameter, word: str | None) -> str | None:
+    """A name or an id; an empty one is a variable that the script has not set."""
+    if word is not None and not word.strip():
+        raise click.BadParameter("an empty name names nothing", ctx, param)
+    return word
+
+
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--name", help="Of the run. [default: the script's or the program's]")
 @click.option(
@@ -88,7 +95,7 @@ export_option = click.option(
 
 
 @mark.command()
-@click.argument("stage")
+@click.argument("stage", callback=named)
 @click.option("--run", help="Name of the run, begun with its first stage. [default: the script's]")
 @click.option(
     "-l", "--label", "labels", metavar="KEY=VALUE", multiple=True, callback=pairs, help="Label of a new run."
@@ -114,7 +121,7 @@ def begin(stage: str, export: bool, **options: Any) -> None:
 
 
 @mark.command()
-@click.argument("stage", required=False)
+@click.argument("stage", required=False, callback=named)
 @click.option("--status", type=click.Choice(["ok", "error"]), default="ok", show_default=True)
 @owner_option
 @export_option

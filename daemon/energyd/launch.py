@@ -42,6 +42,7 @@ def launch(config: Config, more: list[str], lease_fd: int | None = None) -> subp
     try:
         config.store.mkdir(mode=0o750, parents=True, exist_ok=True)
         log_file = log_path.open("ab")
+        os.fchmod(log_file.fileno(), 0o640)  # as all of the store: the world does not read
     except OSError as error:
         raise LaunchError(
             f"cannot write {log_path}: {error.strerror}\n  cure: --store DIR with a folder you may write",

@@ -36,6 +36,11 @@ class Leave:
             self._until_ns = now_ns() + for_s * 1_000_000_000
             return self._until_ns
 
+    def prolong(self, for_s: int) -> None:
+        """It could not be taken back: not before so long from now. A later end that was asked for stays."""
+        with self._lock:
+            self._until_ns = max(self._until_ns, now_ns() + for_s * 1_000_000_000)
+
     @property
     def wanted(self) -> bool:
         """Whether the source is to be let go of at present."""

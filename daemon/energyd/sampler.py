@@ -99,7 +99,7 @@ class Sampler:
                 break
             except Exception as error:  # the next try may find it as it was
                 log.error("source %s: not taken back: %s", self.source.name, error)
-                self.leave.take(_AGAIN_S)
+                self.leave.prolong(_AGAIN_S)
         self.leave.gone(False)
         log.info("source %s: taken back", self.source.name)
         self._declare()

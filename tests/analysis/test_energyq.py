@@ -57,6 +57,8 @@ def test_sql_comes_from_a_file_or_stdin_too(root: Path, energyq: Energyq, tmp_pa
     assert energyq("--store", root, "-f", tmp_path / "q.sql").stdout == "n\n2\n"
     assert energyq("--store", root, "-f", "-", stdin="SELECT 3 AS n").stdout == "n\n3\n"
     assert energyq("--store", root, "-", stdin="SELECT 4 AS n").stdout == "n\n4\n"
+    assert energyq("--store", root, stdin="SELECT 5 AS n\n").stdout == "n\n5\n"  # echo "SELECT …" | energyq
+    assert energyq("--store", root, stdin="\n").returncode == 2
 
 
 def test_json_and_jsonl_keep_types_units_in_keys_and_null(root: Path, energyq: Energyq) -> None:

@@ -118,6 +118,22 @@ def test_the_command_writes_the_page_and_its_figures(tmp_path: Path) -> None:
     assert run(["report", "--study", "poster", "--format", "json"]) == 2
 
 
+def test_without_a_baseline_there_is_a_report_that_says_what_it_lacks(
+    tmp_path: Path, grid: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kd.csv"
+    path.write_text("".join(f"{line}\n" for line in GRID.splitlines() if not line.startswith("sft")))
+    asked = ["report", "--study", str(path), "-o", str(tmp_path / "r.html")]
+    assert run([*asked, "--figures", str(tmp_path / "f")]) == 0
+    assert "no break-even" in (said := capsys.readouterr().err)
+    assert "pipeline=sft" in said
+    text = (tmp_path / "r.html").read_text()
+    assert "Where the energy goes" in text
+    assert "no baseline among its pipelines kd" in text
+    assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["breakdown.svg", "frontier.svg"]
+    assert run([*asked, "--reuse", "5"]) == 2  # which was asked for, and cannot be told
+
+
 def test_a_browser_shows_it_without_a_complaint(tmp_path: Path, grid: str) -> None:
     browser = shutil.which("chromium")
     if browser is None:

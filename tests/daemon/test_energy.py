@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energyd.energy import HALF_PJ_PER_UJ, Edge, Missing, Totals, trapezoid_uj
+from energyd.energy import GUARD_NS, HALF_PJ_PER_UJ, Edge, Missing, Totals, trapezoid_uj
 from energyd.energy import DeviceLog as Log
 from energyd.roughness import NONE
 from energyd.spans import Span, union
@@ -142,6 +142,22 @@ def test_a_log_taken_over_from_the_store_answers_as_the_old_one_did() -> None:
         assert isinstance(b, Edge)
         assert replace(a, rough=NONE) == replace(b, rough=NONE)
         assert a.rough == pytest.approx(b.rough)
+
+
+def test_samples_that_made_way_count_for_windows_around_them_whenever_the_edges_were_looked_up() -> None:
+    t = [k * 20 * MS for k in range(200)]
+    log = log_of(t, [1000] * 200)
+    places = (t[10] + 1, t[150] + 1, t[180])
+    before = [log.edge_at(at) for at in places]
+    log.drop(t[20], t[120])
+    after = [log.edge_at(at) for at in places]
+    counts = [e.n for e in [*before, *after] if isinstance(e, Edge)]
+    assert counts == [11, 151, 181] * 2
+    assert log.edge_at(-1) == Missing("before_first_sample")
+    log.trim(t[130] + GUARD_NS)
+    edge = log.edge_at(t[180])
+    assert isinstance(edge, Edge)
+    assert edge.n == 181
 
 
 def test_a_trimmed_log_still_continues_the_integral_and_says_when_an_edge_is_too_old() -> None:

@@ -10,6 +10,7 @@ import pytest
 from energyd.inbox import Inbox
 from energyd.sampler import LATE_S, Sampler, late_ms_p99
 from energyd.sources import DeviceInfo, DomainInfo, Event
+from energyd_client.clock import now_ns
 from real_daemon import wait_for
 
 
@@ -59,6 +60,32 @@ def test_a_read_that_comes_late_because_the_one_before_took_so_long_counts_as_la
     wait_for(lambda: len(sampler.late) > 3)
     sampler.stop()
     assert min(late for _, late in sampler.late) > 50
+
+
+class Contested(Idle):
+    """While it is taken back, and in vain, it is released anew and for longer."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.sampler = Sampler(self, Inbox())
+
+    def open(self) -> None:
+        self.opened += 1
+        if self.opened == 2:
+            self.sampler.leave.take(300)
+            raise RuntimeError("the driver is not loaded")
+
+
+def test_a_release_that_comes_while_the_source_cannot_be_taken_back_is_kept() -> None:
+    source = Contested()
+    source.sampler.leave.take(0)
+    source.sampler.start()
+    source.sampler.leave.take(1)
+    wait_for(lambda: source.opened == 2)
+    source.sampler.stop()
+    until_ns = source.sampler.leave.until_ns
+    assert until_ns is not None
+    assert until_ns - now_ns() > 250e9
 
 
 def test_a_sampler_says_of_each_read_how_late_it_came() -> None:

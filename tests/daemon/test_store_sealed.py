@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
 
-from energyd.energy import Appended
-from energyd.store import HOUR_NS, Layout
+from energyd.energy import Appended, Totals
+from energyd.store import DROPPED, HOUR_NS, Layout, month_of
 from energyd.store.columns import schema
 from energyd.store.load import load
 from energyd.store.read import open_reader
 from energyd.store.salvage import open_hot
 from energyd.store.sealed import damaged_files
+from energyd.store.sums import forget, missing, note
+from energyd.store.upkeep_files import UpkeepFailed, compact
 from energyd.store.write import Batch, HotStore, StoreError
 
 HOUR = 494_000
@@ -126,6 +129,93 @@ def test_the_newest_day_is_checked_at_a_start_also_where_another_table_ends_in_a
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert [d.relative for d in damaged_files(layout, thorough=False)] == [layout.sealed("samples", HOUR + 2)]
+
+
+def open_again(layout: Layout) -> list[str]:
+    """What the next opening has to say."""
+    store, mended = open_hot(layout)
+    store.close()
+    return mended.said
+
+
+def test_a_deleted_hour_is_missed_once_and_bridged_by_the_integral(layout: Layout) -> None:
+    over = ((HOUR + 1) * HOUR_NS - 10 * S, (HOUR + 2) * HOUR_NS + 700 * S)
+    whole, _ = told(layout, *over)
+    gone = layout.sealed("samples", HOUR + 1)
+    (layout.root / gone).unlink()
+    said = open_again(layout)
+    assert said[0] == f"{gone} is gone: it was written, and nothing stands for it"
+    energy, gaps = told(layout, *over)
+    t0, t1 = (HOUR + 1) * HOUR_NS - S, (HOUR + 2) * HOUR_NS + 600 * S
+    assert gaps == [(t0, t1, (t1 - t0) // S * 100_000_000)]
+    assert energy == pytest.approx(whole)
+    assert open_again(layout) == []
+
+
+def test_where_the_very_first_samples_are_gone_the_gap_begins_with_the_device(layout: Layout) -> None:
+    for hour in (HOUR, HOUR + 1):
+        (layout.root / layout.sealed("samples", hour)).unlink()
+    assert len(open_again(layout)) == 3
+    declared, left = HOUR * HOUR_NS + 600 * S, (HOUR + 2) * HOUR_NS + 600 * S
+    assert told(layout, declared, left)[1] == [(declared, left, None)]
+
+
+def test_where_the_last_samples_are_gone_the_gap_ends_where_the_totals_do(layout: Layout) -> None:
+    last = (HOUR + 4) * HOUR_NS - S
+    store = HotStore(layout)
+    store.commit(Batch(totals={0: Totals(t_ns=last, power_mw=100_000, cum_uj=14_399 * 100_000_000)}))
+    store.seal(HOUR + 3, HOUR + 4)
+    store.close()
+    (layout.root / layout.sealed("samples", HOUR + 3)).unlink()
+    assert len(open_again(layout)) == 2
+    before = (HOUR + 3) * HOUR_NS - S
+    assert told(layout, before, last)[1] == [(before, last, 3_600 * 100_000_000)]
+
+
+LATER = HOUR + 24 * 40
+
+
+def test_files_that_others_stand_for_or_that_were_too_old_are_not_missed(layout: Layout) -> None:
+    hours = [layout.sealed("samples", HOUR + k) for k in range(3)]
+    day = Path(hours[0]).parts[2]
+    assert compact(layout.root, "samples", day)
+    for hour in hours:  # as after the grace of open readers
+        (layout.root / hour).unlink()
+    assert missing(layout.root, LATER) == []
+    whole = layout.root / "sealed" / "samples" / day / "day.parquet"
+    whole.unlink()
+    assert missing(layout.root, LATER) == [str(whole.relative_to(layout.root))]
+    whole.with_name(DROPPED).touch()
+    assert missing(layout.root, LATER) == []
+    (layout.root / layout.sealed("gaps", HOUR + 1)).unlink()
+    assert missing(layout.root, HOUR + 1) == []  # of a seal that died: its rows are not let go of yet
+    assert missing(layout.root, LATER) == [layout.sealed("gaps", HOUR + 1)]
+
+
+def test_of_a_lost_month_neither_its_days_nor_their_hours_are_missed(layout: Layout) -> None:
+    day = layout.root / layout.sealed("gaps", HOUR + 1)
+    folder = day.parent.name
+    month = layout.root / "sealed" / "gaps" / month_of(folder) / "month.parquet"
+    month.parent.mkdir()
+    note(layout.root, f"sealed/gaps/{folder}/day.parquet", day)
+    note(layout.root, str(month.relative_to(layout.root)), day)
+    assert missing(layout.root, LATER) == []  # a kill before the month's file had its name
+    shutil.rmtree(day.parent)
+    assert missing(layout.root, LATER) == [str(month.relative_to(layout.root))]
+    month.touch()
+    assert missing(layout.root, LATER) == []
+    month.unlink()
+    forget(layout.root, "gaps", month_of(folder))
+    assert missing(layout.root, LATER) == []
+
+
+def test_no_day_is_made_of_fewer_hours_than_were_written(layout: Layout) -> None:
+    gone = layout.root / layout.sealed("samples", HOUR + 1)
+    gone.unlink()
+    with pytest.raises(UpkeepFailed, match=r"is gone; cure: stop, then `energyd recover`"):
+        compact(layout.root, "samples", gone.parent.name)
+    open_again(layout)
+    assert compact(layout.root, "samples", gone.parent.name)
 
 
 def test_where_a_table_of_gaps_is_lost_a_long_step_is_taken_for_a_hole(layout: Layout) -> None:

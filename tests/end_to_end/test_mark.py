@@ -111,6 +111,21 @@ def test_a_stage_that_is_not_open_is_refused_by_name_and_exit_code_1(daemon: Dae
     assert "no open stage is called 'x' in this shell (open: y)" in out.stderr
 
 
+def test_an_empty_name_begins_and_ends_nothing(daemon: Daemon) -> None:
+    daemon.start(source="simulated")
+    out = shell(
+        daemon.env,
+        """energyd mark begin train >/dev/null
+        energyd mark begin "$unset"; echo $?
+        energyd mark begin " "; echo $?
+        energyd mark end ""; echo $?""",
+    )
+    assert out.stdout.split() == ["2", "2", "2"]
+    assert out.stderr.count("an empty name names nothing") == 3
+    (stage,) = finals(daemon, 1)  # the one that was named, and it ended with the shell
+    assert (stage["name"], stage["status"]) == ("train", "aborted")
+
+
 def test_without_a_daemon_a_script_goes_on_and_one_warning_says_that_nothing_is_measured(
     daemon: Daemon,
 ) -> None:

@@ -93,6 +93,31 @@ def test_a_bit_that_flips_unseen_is_found_by_its_sum(template: Template, tmp_pat
     assert unseen > 3  # else this shows nothing that DuckDB would not say
 
 
+@pytest.mark.fault(
+    "A deleted sealed file",
+    seen="The next start and `energyd recover` say that it is gone, by the list of sums; `energyd status` is "
+    "DEGRADED. No day is made one file without it.",
+    lost="Its rows. Lost samples are a gap `store_damaged`, as of a damaged file; that of a device's very first "
+    "begins when it was declared.",
+)
+def test_recover_misses_a_deleted_file_and_its_samples_are_a_gap(daemon_on: Daemon) -> None:
+    gone = sealed(daemon_on.store, "samples")
+    gone.unlink()
+    tell = ["--store", str(daemon_on.store), "--json"]
+    first = daemon_on.run("energyd", "recover", *tell)
+    assert first.returncode == 4, first.stderr
+    said = json.loads(first.stdout)
+    assert f"{gone.relative_to(daemon_on.store)} is gone" in said["found"][0]
+    declared = {
+        r["device"]: r["t_ns"]
+        for r in ask(daemon_on, "SELECT device, min(t_ns) AS t_ns FROM raw_devices GROUP BY 1")
+    }
+    assert {g["device"]: g["t0_ns"] for g in said["gaps"]} == declared
+    assert all(g["bridged_uj"] is None for g in said["gaps"])
+    again = daemon_on.run("energyd", "recover", *tell)
+    assert (again.returncode, json.loads(again.stdout)["found"]) == (0, [])
+
+
 @pytest.mark.fault("A damaged sealed file")
 def test_recover_says_what_is_lost_changes_nothing_when_dry_and_finds_nothing_twice(
     daemon_on: Daemon, template: Template

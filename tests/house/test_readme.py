@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 
 import click
+import duckdb
 import pytest
 
 from energyd import config
+from energyd.store import TABLES
+from energyd.store.base import create_views, raw_view
 from energyd_client import endpoints
 from energyq.commands import cli as energyq_cli
 
@@ -110,3 +113,15 @@ def test_every_option_of_a_command_line_exists(page: Path) -> None:
         options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
         mine = found[2].split(" -- ")[0].split(" #")[0]  # what follows is another program's
         assert set(re.findall(r"(?<!\S)--[a-z-]+", mine)) - options == set(), line
+
+
+def test_each_view_and_column_that_the_readme_sends_one_to_is_there() -> None:
+    table = words(ROOT / "README.md").partition("| looked for |")[2].partition("\n\n")[0]
+    sent = [part for row in table.splitlines()[2:] for part in row.split("|")[2].split(";")]
+    with duckdb.connect() as con:
+        for name in TABLES:
+            con.execute(raw_view(name, []))
+        create_views(con)
+        for view, _, columns in (part.partition(":") for part in sent):
+            con.execute(f"SELECT {columns.replace('`', '')} FROM {view.replace('`', '')}")
+    assert len(sent) == 10
