@@ -194,9 +194,7 @@ class Stage:
             process=ProcessInfo(**m["process"]) if m.get("process") else None,
         )  # fmt: skip
         stage.begin = {int(d): _edge_in(e) for d, e in m.get("begin", {}).items()}
-        stage.anchors = {
-            int(d): Anchor(**{**a, "rough": tuple(a["rough"])}) for d, a in m.get("anchors", {}).items()
-        }
+        stage.anchors = {int(d): Anchor(**_with_sums(a)) for d, a in m.get("anchors", {}).items()}
         stage.folded = {int(d): Folded(**f) for d, f in m.get("folded", {}).items()}
         stage.pids_seen = {int(d): seen for d, seen in m.get("pids_seen", {}).items()}
         stage.run_pids = set(m.get("run_pids", ()))
@@ -205,4 +203,9 @@ class Stage:
 
 
 def _edge_in(packed: dict[str, Any]) -> Edge | Missing:
-    return Missing(**packed) if "reason" in packed else Edge(**{**packed, "rough": tuple(packed["rough"])})
+    return Missing(**packed) if "reason" in packed else Edge(**_with_sums(packed))
+
+
+def _with_sums(packed: dict[str, Any]) -> dict[str, Any]:
+    """What an instant was kept as; a release before there was doubt kept no sums for it."""
+    return {**packed, "rough": tuple(packed.get("rough", NONE))}

@@ -97,8 +97,8 @@ def test_a_bit_that_flips_unseen_is_found_by_its_sum(template: Template, tmp_pat
     "A deleted sealed file",
     seen="The next start and `energyd recover` say that it is gone, by the list of sums; `energyd status` is "
     "DEGRADED. No day is made one file without it.",
-    lost="Its rows. Lost samples are a gap `store_damaged`, as of a damaged file; that of a device's very first "
-    "begins when it was declared.",
+    lost="Its rows. Lost samples are a gap `store_damaged`, as of a damaged file; one for a device's first "
+    "samples begins when it was declared.",
 )
 def test_recover_misses_a_deleted_file_and_its_samples_are_a_gap(daemon_on: Daemon) -> None:
     gone = sealed(daemon_on.store, "samples")
