@@ -17,7 +17,7 @@ from energyd.energy import Appended, DeviceLog
 from energyd.store.write import Batch
 
 MAX_SAMPLES: Final = 1_440_000
-"""An hour of 8 GPUs at 50 Hz: 114 MiB with the raw rows beside them."""
+"""An hour of 8 GPUs at 50 Hz."""
 MAX_ROWS: Final = 200_000
 """Of each table of raw rows; 7 hours of 8 GPUs."""
 KEEP_SHARE: Final = 0.9

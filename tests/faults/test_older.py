@@ -85,7 +85,7 @@ def test_the_frames_of_an_older_client_are_stored_and_answered_as_it_expects(dae
             assert said["type"] == "ack", said
         client.send(frames[-1])
     assert finals(daemon, "whole", 1) == [{"name": "a", "status": "ok", "labels": "5"}]
-    (run,) = ask(daemon, "SELECT status, labels['pipeline'] AS pipeline FROM runs WHERE t1_ns IS NOT NULL")
+    (run,) = ask(daemon, "SELECT status, labels->>'pipeline' AS pipeline FROM runs WHERE t1_ns IS NOT NULL")
     assert run == {"status": "ok", "pipeline": "kd"}
     assert ask(daemon, "SELECT name, value, n FROM metrics") == [
         {"name": "exact_match", "value": 0.5, "n": 10}
