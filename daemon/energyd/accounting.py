@@ -50,6 +50,11 @@ class CounterTrack:
                 return read
         return self.reads[0] if self.reads else None
 
+    def forget(self, before_ns: int) -> None:
+        """Let go of what no edge asks for any more: the reads before an instant, but for the last of them."""
+        while len(self.reads) > 1 and self.reads[1].t_ns <= before_ns:
+            self.reads.popleft()
+
 
 def by_counter(a: Anchor | None, b: Anchor | None, begin: Edge, end: Edge) -> int | None:
     """µJ between two edges by the counter, carried from its reads to the edges by the power integral.

@@ -23,9 +23,9 @@ GUARD_NS: Final = 120_000_000_000
 """How much of the past stays in memory after its hour is sealed, for markers that come late."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: each stage makes two a device, and that sets attributes the slow way
 class Edge:
-    """A device's running totals at one instant. All count since the store began."""
+    """A device's running totals at one instant; nobody changes it. All count since the store began."""
 
     t_ns: int
     e_uj: int
@@ -151,6 +151,11 @@ class DeviceLog:
         """Newest sample; None before the first."""
         return self.totals.t_ns
 
+    @property
+    def first_t_ns(self) -> int | None:
+        """Oldest sample in memory; None before the first."""
+        return int(self._t[0]) if self._len else None
+
     def append(self, t_ns: I64, power_mw: I32, energy_uj: I64 | None = None) -> Appended:
         """Add samples that follow the newest one with no gap (the first ever starts the integral).
 
@@ -245,7 +250,7 @@ class DeviceLog:
         last = self.totals.t_ns
         if last is None or t_ns > last:
             return None
-        i = int(np.searchsorted(self._t[: self._len], t_ns, side="right")) - 1
+        i = int(self._t[: self._len].searchsorted(t_ns, side="right")) - 1
         if i < 0:
             started = self.totals.n - sum(n for _, n in self._made_way) <= self._len
             return Missing("before_first_sample" if started else "marker_too_late")
@@ -269,10 +274,10 @@ class DeviceLog:
 
     def range_w(self, t_ns: int) -> float:
         """Largest less smallest power near an instant, W: as far as a sensor's window reaches."""
-        t = self._t[: self._len]
-        lo = max(int(np.searchsorted(t, t_ns - self.sensing.reach_ns)) - 1, 0)
-        near = self._p[lo : int(np.searchsorted(t, t_ns + self.sensing.reach_ns)) + 1][: self._len - lo]
-        return float(near.max() - near.min()) / 1000 if len(near) else 0.0
+        reach_ns = self.sensing.reach_ns
+        lo, hi = self._t[: self._len].searchsorted((t_ns - reach_ns, t_ns + reach_ns)).tolist()
+        near = self._p[max(lo - 1, 0) : min(hi + 1, self._len)].tolist()  # few: numpy's own would take longer
+        return (max(near) - min(near)) / 1000 if near else 0.0
 
     def covers(self, t_ns: int) -> bool:
         """Whether the samples around an instant are still in memory."""

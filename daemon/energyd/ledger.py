@@ -193,6 +193,12 @@ class Ledger:
             if book.hold is None:
                 self._settle_reads(device, book)
 
+    def forget_reads(self) -> None:
+        """Let go of the counter reads from before the samples in memory."""
+        for book in self._books.values():
+            if (first_ns := book.log.first_t_ns) is not None:
+                book.track.forget(first_ns)
+
     def take_rows(self) -> tuple[dict[str, list[Row]], list[tuple[int, Appended]], dict[int, Totals]]:
         """What the next commit is to write: the totals of all devices, if one has moved."""
         rows, appended = self.rows, self.appended

@@ -468,6 +468,7 @@ class Recorder:
             for table, path in sealed.items():
                 self.sealed.setdefault(table, []).append(path)
             self.marks.seal(end, int(self._store.meta("hour") or self.marks.hour + 1))
+            self.ledger.forget_reads()
             self.finals.clear()
             self.clients.forget(end - CLIENT_MEMORY_NS)  # as the store has just done
             # One switch for readers: what the old live files and `recent` hold is in sealed files now.

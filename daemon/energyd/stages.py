@@ -45,9 +45,9 @@ class Incoming:
     pid: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # a tenth of the memory of one with a dict, and there are thousands
 class Anchor:
-    """One read of the hardware counter, beside the power integral at the same instant."""
+    """One read of the hardware counter, beside the power integral at the same instant; nobody changes it."""
 
     t_ns: int
     energy_mj: int

@@ -10,7 +10,7 @@ from energyd.sensing import Sensing
 
 def unseen_variance_j2(sensing: Sensing, before: Sums, after: Sums) -> float:
     """Of what flowed between two samples' sums unseen, J²."""
-    first, second, power = (abs(b - a) for a, b in zip(before, after, strict=True))
+    first, second, power = abs(after[0] - before[0]), abs(after[1] - before[1]), abs(after[2] - before[2])
     if sensing.kind == "ring":
         return 0.5 * first + sensing.hidden_share**2 * power
     # Power that forgets between samples costs half a squared difference a step, power that jumps and stays
