@@ -247,7 +247,7 @@ def _cut_to_readable(copy: Path) -> bool:
     """Shorten the log of a copy to where its damage begins, else drop it; whether it can be opened then.
 
     DuckDB names where the entry begins that it cannot replay: cut there, 60 of 60 logs opened with all
-    earlier commits whole.
+    earlier commits whole (`tests/faults/damage_figures.py`).
     """
     wal = copy.with_name(copy.name + ".wal")
     for _ in range(_TRIES):
