@@ -1,7 +1,7 @@
 """Is a sealed file still there and, bit for bit, what was written? Lists that `sha256sum -c` reads.
 
-DuckDB checks its own files, and Parquet says little: of 300 small sealed files with one flipped bit 110 gave an
-error, 39 were read with other values and none (`tests/faults/damage_figures.py`). Run from the store's folder:
+DuckDB checks its own files, and Parquet says little: of 300 small sealed files with one flipped bit 110 gave
+an error, 39 were read with other values and none (tests/faults/damage_figures.py). From the store's folder:
 sha256sum --ignore-missing -c sealed/sums/*.sha256
 """
 
