@@ -17,9 +17,9 @@ _SIGNS: Final = (
     "Corrupt", "checksum", "replaying WAL", "Could not read enough bytes",
     "not a valid DuckDB database file", "Serialization Error", "INTERNAL Error", "FATAL Error",
 )  # fmt: skip
-"""What DuckDB 2.0 says of a flipped, zeroed or cut database or log: of 120 such files 68 gave one of these and
-52 opened (tests/faults/damage_figures.py). A full disk, a file of a newer release or one that may not be read
-says none of them."""
+"""What DuckDB 2.0 says of a flipped, zeroed or cut database or log: of 120 such files 68 gave one of these
+and 52 opened (tests/faults/damage_figures.py). A full disk, a file of a newer release or one that may not be
+read says none of them."""
 
 ASIDE: Final = ".damaged-"
 """In the name of a file that was set aside; nothing reads such a file."""
