@@ -201,7 +201,7 @@ def test_a_program_in_another_time_namespace_is_placed_by_arrival_and_flagged(
     here_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     assert (out.returncode, out.stderr) == (0, "")
     assert int(out.stdout) == pytest.approx(here_ns + ahead_s * 1e9, abs=5e9)
-    (stage,) = wait_for(lambda: daemon.query("FROM stages WHERE state = 'final'"))
+    (stage,) = wait_for(lambda: daemon.query("FROM stages WHERE state = 'final'"), 60)
     assert "arrival_time" in stage["flags"]
     assert stage["doubt_ns"] >= 20_000_000
     (offset,) = {row["offset_ns"] for row in daemon.query("FROM boots")}
