@@ -20,6 +20,7 @@ from energyd.store.catalogue import write_catalogue
 from energyd.store.columns import schema
 from energyd.store.load import load
 from energyd.store.read import open_reader
+from energyd.store.sums import missing, note
 from energyd.store.upkeep import STEP_S, Upkeep
 from energyd.store.write import HotStore
 from real_daemon import wait_for
@@ -59,6 +60,8 @@ def store(tmp_path: Path) -> Path:
         hour = t1 // HOUR_NS
         made.stage("r", f"s{i}", "step", t0, t1, hour=hour, counts={"label": i}, flags=["synced"])
     root = made.write(END)
+    for path in root.glob("sealed/*/*/*.parquet"):  # as a seal does
+        note(root, str(path.relative_to(root)), path)
     (root / "hot.duckdb").unlink()
     hot = HotStore(Layout(root))
     hot.hour(END)
@@ -70,7 +73,7 @@ class Hours:
     """Upkeep of a store, with a clock that the test moves."""
 
     def __init__(self, store: Path, keep: Keep = FOREVER, hour: int = END) -> None:
-        self.now, self.hour = 0.0, hour
+        self.now, self.hour, self.store = 0.0, hour, store
         self.upkeep = Upkeep(Layout(store), keep, clock=lambda: self.now)
         self.lists: list[dict[str, list[str]]] = []
 
@@ -79,6 +82,7 @@ class Hours:
         found = self.upkeep.step(self.hour * HOUR_NS + int(after_days * 24 * HOUR_NS), self.hour)
         if found is not None:
             self.lists.append(found)
+        assert missing(self.store, self.hour) == []  # whatever goes, nobody takes it for a loss
 
     def settle(self, after_days: float = 0) -> None:
         """Until there is nothing to do, and the grace of what was replaced is over."""
