@@ -19,8 +19,8 @@ from bench.figures import Row, cells, met
 
 FIELDS = set(Row.__dataclass_fields__)
 ORDER = (
-    "client_cost", "daemon_cost", "hours", "intake", "storage", "everyday", "query", "query_year",
-    "query_billion",
+    "client_cost", "daemon_cost", "hours", "intake", "storage", "everyday", "query", "query_10m",
+    "query_year", "query_billion",
 )  # fmt: skip
 HEAD = ("what", "measured", "target", "met", "beside it in the same run", "note")
 

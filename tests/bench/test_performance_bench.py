@@ -26,6 +26,7 @@ BENCH = Path(__file__).parent
         ("hours", "memory that an hour adds"),
         ("everyday", "energyd top, 4 Hz, 160 x 50, eight GPUs"),
         ("query", "opening the store, without a daemon"),
+        ("query_10m", "`energyq stages RUN` beyond its imports"),
         ("query_billion", "power of one device over a minute"),
         ("query_year", "power of one device over a minute"),
     ],
