@@ -2,9 +2,9 @@
 
     python tests/bench/query_10m.py [--quick] [--out DIR]
 
-A day of 8 GPUs, 10 M samples and 1,000 stages, no daemon. Whole commands in fresh processes, in turns with two
-others: one that only imports DuckDB, and one that imports every module which the command had loaded at its
-end, and does nothing. What is between that and the command is the asking: opening the store, the views,
+A day of 8 GPUs, 10 M samples and 1,000 stages, no daemon. Whole commands in fresh processes, in turns with
+two others: one that only imports DuckDB, and one that imports every module which the command had loaded at
+its end, and does nothing. What is between that and the command is the asking: opening the store, the views,
 the answer, its table.
 """
 
