@@ -99,13 +99,16 @@ class Accountant:
         """Fix the begin edge of each open stage as soon as samples surround it."""
         self._catch_up()
         for stage in list(self._beginless.values()):
+            if stage.t1_ns is not None:  # settling sees to both its edges: no row need be written twice
+                del self._beginless[stage.stage_id]
+                continue
             # Who named GPUs is charged for those; else the process may still say which ones it uses.
             devices = self._logs if stage.named is None else stage.devices
             fixed = [self._fix_begin(stage, device) for device in devices if device not in stage.begin]
             if any(fixed):
                 self._tracker.touched.add(stage.stage_id)
                 self._tracker.news.add(stage.stage_id)
-            if all(fixed) or stage.t1_ns is not None:
+            if all(fixed):
                 del self._beginless[stage.stage_id]
 
     def note_pids(self, device: int, pids: frozenset[int], t_ns: int) -> None:
