@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -p tests.allowed_skips
 ARGS ?=
 OUT ?= docs/results/accuracy
-BENCHES ?= storage client_cost intake hours daemon_cost everyday query query_year query_billion
+BENCHES ?= storage client_cost intake hours daemon_cost everyday query query_10m query_year query_billion
 # A tool that talks only when something is wrong.
 quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f $$log; exit 1; }
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from energyd.activity import Activity, Past
 from energyd.attribution import Known, charge, narrow
-from energyd.beats import Beat, beat
+from energyd.beats import Beat, beat, near
 from energyd.doubt import Device, counter_variance_j2, integral_variance_j2, reconcile, u_uj
 from energyd.energy import DeviceLog, Edge, Missing
 from energyd.sharing import Neighbours
@@ -82,6 +82,7 @@ class Accountant:
         self._left = False
         self._silent: defaultdict[int, list[Due]] = defaultdict(list)  # heaps: wait for a device's sample
         self._charges: dict[tuple[Any, ...], tuple[list[int], set[str]]] = {}
+        self._beats: dict[int, tuple[list[Anchor], Beat]] = {}  # by device, what was asked last
 
     @property
     def behind(self) -> bool:
@@ -91,19 +92,23 @@ class Accountant:
     def devices_changed(self) -> None:
         """Devices were declared: who is charged for which is to be told anew."""
         self._charges.clear()
+        self._beats.clear()
         self._tracker.began += self._tracker.stages.values()
 
     def resolve_begins(self) -> None:
         """Fix the begin edge of each open stage as soon as samples surround it."""
         self._catch_up()
         for stage in list(self._beginless.values()):
+            if stage.t1_ns is not None:  # settling sees to both its edges: no row need be written twice
+                del self._beginless[stage.stage_id]
+                continue
             # Who named GPUs is charged for those; else the process may still say which ones it uses.
             devices = self._logs if stage.named is None else stage.devices
             fixed = [self._fix_begin(stage, device) for device in devices if device not in stage.begin]
             if any(fixed):
                 self._tracker.touched.add(stage.stage_id)
                 self._tracker.news.add(stage.stage_id)
-            if all(fixed) or stage.t1_ns is not None:
+            if all(fixed):
                 del self._beginless[stage.stage_id]
 
     def note_pids(self, device: int, pids: frozenset[int], t_ns: int) -> None:
@@ -353,10 +358,15 @@ class Accountant:
 
     def _beat(self, device: int, t0_ns: int, t1_ns: int) -> Beat:
         """How far integral and counter were apart around a window."""
-        facts, track = self.devices[device], self.counters.get(device)
+        track = self.counters.get(device)
         if track is None:
             return Beat()
-        return beat(track.reads, t0_ns, t1_ns, self._logs[device].sensing, facts.counter_period_ns)
+        reads = near(track.reads, t0_ns, t1_ns)
+        known = self._beats.get(device)  # short stages, one after the other, have the same reads around them
+        if known is None or known[0] != reads:
+            said = beat(reads, self._logs[device].sensing, self.devices[device].counter_period_ns)
+            known = self._beats[device] = reads, said
+        return known[1]
 
 
 def _uj(edge: Edge | Missing | None) -> int | None:

@@ -8,7 +8,7 @@ over more than one stage: what it says of the last 20 s holds for each stage ins
 from __future__ import annotations
 
 import math
-from collections.abc import Reversible
+from collections.abc import Reversible, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -43,15 +43,20 @@ class Beat:
         return (0.75 * self.bias * energy_j) ** 2 + swing_j**2
 
 
-def beat(reads: Reversible[Anchor], t0_ns: int, t1_ns: int, sensing: Sensing, step_ns: int) -> Beat:
-    """What the reads around a window say; no beat where they are too few to tell."""
-    near: list[Anchor] = []
+def near(reads: Reversible[Anchor], t0_ns: int, t1_ns: int) -> list[Anchor]:
+    """The reads around a window, oldest first, as far as no reset and no hole lies between them."""
+    found: list[Anchor] = []
     for read in reversed(reads):  # a step loop asks often: the newest come first, and few are near
-        if read.t_ns < t0_ns - SPAN_NS or (near and read.segment != near[0].segment):
+        if read.t_ns < t0_ns - SPAN_NS or (found and read.segment != found[0].segment):
             break
         if read.t_ns <= t1_ns + SPAN_NS:
-            near.append(read)
-    near.reverse()
+            found.append(read)
+    found.reverse()
+    return found
+
+
+def beat(near: Sequence[Anchor], sensing: Sensing, step_ns: int) -> Beat:
+    """What the reads around a window say; no beat where they are too few to tell."""
     if len(near) < 2:
         return Beat()
     first, last = near[0], near[-1]

@@ -84,6 +84,7 @@ class Intake:
         self.stored: Callable[[str], int] = lambda client: 0  # what a client need not send again
         self.answer: Answerer = lambda question, uid: p.Refusal("not_ready", "the daemon is starting")
         self._outbox: deque[tuple[str, Any, Any]] = deque()
+        self._rung = False  # the wire thread will look into the outbox after it has set this back
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="wire")
@@ -126,7 +127,9 @@ class Intake:
 
     def _post(self, item: tuple[str, Any, Any]) -> None:
         self._outbox.append(item)
-        os.eventfd_write(self._bell, 1)
+        if not self._rung:  # a commit has hundreds of news: one system call for all of them
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
 
     # ---- the wire thread ---------------------------------------------------------------------------------
 
@@ -142,6 +145,7 @@ class Intake:
             ready = dict(poller.poll(int(self._departures.wait_s() * 1000)))
             try:
                 if self._bell in ready:
+                    self._rung = False  # before the outbox is looked into, or what comes then would wait
                     os.eventfd_read(self._bell)
                 if self.gate is not None:
                     self.gate.answer()

@@ -1,7 +1,7 @@
 """What do live subscribers get? Numbered messages per topic on XPUB, and the last value for late comers.
 
 A slow subscriber loses messages (libzmq drops at its high-water mark, the daemon never waits); the gap in
-`n` shows it.
+`n` shows it. Where nobody listens, nothing is packed or sent: a stage has two news at least.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable
 import zmq
 
 from energyd_client import protocol as p
+
+News = p.Samples | p.StageState | p.DeviceList | p.Health
 
 
 class Publisher:
@@ -24,18 +26,19 @@ class Publisher:
         self.socket.setsockopt(zmq.MAXMSGSIZE, 1024)  # subscriptions are short
         bind_ipc(self.socket, endpoint)
         self._n: dict[str, int] = {}
-        self._last: dict[str, bytes] = {}
+        self._last: dict[str, News] = {}
+        self._wanted: set[bytes] = set()  # prefixes of topics that somebody has subscribed to
 
-    def publish(self, topic: str, message: p.Samples | p.StageState | p.DeviceList | p.Health) -> None:
+    def publish(self, topic: str, message: News) -> None:
         """Send to whoever subscribed, and keep it for those who come later."""
         message.n = self._n[topic] = self._n.get(topic, 0) + 1
-        data = p.pack(message)
-        self.socket.send_multipart([topic.encode(), data], zmq.DONTWAIT)
+        if self._wanted and topic.encode().startswith(tuple(self._wanted)):
+            self._send(topic, message)
         if isinstance(message, p.StageState) and message.state == "final":
             self._n.pop(topic, None)
             self._last.pop(topic, None)
         else:
-            self._last[topic] = data
+            self._last[topic] = message
 
     def subscriptions(self) -> None:
         """Answer new subscriptions with the last values of their topics."""
@@ -44,12 +47,18 @@ class Publisher:
                 frame = self.socket.recv(zmq.DONTWAIT)
             except zmq.Again:
                 return
+            if frame[:1] == b"\x00":  # the last who had subscribed to it
+                self._wanted.discard(frame[1:])
             if frame[:1] != b"\x01":
                 continue
+            self._wanted.add(frame[1:])
             prefix = frame[1:].decode(errors="replace")
-            for topic, data in self._last.items():
+            for topic, message in self._last.items():
                 if topic.startswith(prefix):
-                    self.socket.send_multipart([topic.encode(), data], zmq.DONTWAIT)
+                    self._send(topic, message)
+
+    def _send(self, topic: str, message: News) -> None:
+        self.socket.send_multipart([topic.encode(), p.pack(message)], zmq.DONTWAIT)
 
 
 def bind_ipc(socket: zmq.Socket[bytes], endpoint: str) -> None:

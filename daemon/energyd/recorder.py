@@ -8,12 +8,13 @@ time. A refused commit loses nothing: the batch is kept and tried again, and the
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
+
+import msgspec
 
 from energyd.accounting import Accountant
 from energyd.clients import Clients
@@ -557,5 +558,5 @@ def _final_message(
     """The last news of a stage, from its final row."""
     return p.StageState(
         0, row[0], run_name(row[0]), row[1], row[2], row[3], "final", row[7], row[4], row[5],
-        json.loads(row[9]), {}, energies,
+        msgspec.json.decode(row[9]), {}, energies,
     )  # fmt: skip

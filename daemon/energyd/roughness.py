@@ -49,9 +49,10 @@ class Roughness:
         if last <= mark or sensing.kind == "whole":
             return sums
         steps = _steps(mark, last, t_ns, power_mw, sensing, max_step_ns)
-        up_to = np.cumsum(steps, axis=1) + np.array(sums)[:, None]
+        # From the mark on, one after the other: the same to the last bit, however the samples were batched.
+        up_to = np.cumsum(np.column_stack((sums, steps)), axis=1)
         for to in range(mark + STRIDE, last + 1, STRIDE):
-            self.mark(to, tuple(up_to[:, to - mark - 1].tolist()))
+            self.mark(to, tuple(up_to[:, to - mark].tolist()))
         first, second, power = up_to[:, -1].tolist()
         return first, second, power
 
@@ -107,8 +108,8 @@ def _sums(low: int, high: int, t_ns: I64, power_mw: I32, sensing: Sensing, max_s
         if dt_s <= max_step_ns / 1e9:
             unseen_s2 = abs(dt_s - seen_s) * seen_s if ring else dt_s * dt_s
             first += d1 * d1 * unseen_s2
-            second += (d1 - before) ** 2 * unseen_s2
-            power += p[k + i + 1] ** 2 * unseen_s2
+            second += (d1 - before) * (d1 - before) * unseen_s2
+            power += p[k + i + 1] * p[k + i + 1] * unseen_s2
         before = d1
     return first, second, power
 

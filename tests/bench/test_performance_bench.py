@@ -26,6 +26,7 @@ BENCH = Path(__file__).parent
         ("hours", "memory that an hour adds"),
         ("everyday", "energyd top, 4 Hz, 160 x 50, eight GPUs"),
         ("query", "opening the store, without a daemon"),
+        ("query_10m", "`energyq stages RUN` beyond its imports"),
         ("query_billion", "power of one device over a minute"),
         ("query_year", "power of one device over a minute"),
     ],
@@ -67,6 +68,19 @@ def test_the_page_counts_what_is_met_and_names_the_machine() -> None:
     assert "Test CPU, 2 cores" in text
     assert "commit abc" in text
     assert "| slow | 3 s | ≤ 2 s | **no** |" in text
+
+
+def test_the_page_says_out_of_reach_only_where_the_floor_misses_the_target_too() -> None:
+    def text(floor: float) -> str:
+        missed = Row("begin + end, every 2 ms, p50, over two bare writes", 6.0, "times", target=2)
+        stamp = Row("… clock and write alone, p50", 1.2, "times")
+        least = Row("… the least that is a marker, p50", floor, "times")
+        found = {"name": "client_cost", "began": "now", "seconds": 1.0}
+        return page([{**found, "rows": [vars(row) for row in (missed, stamp, least)]}])
+
+    assert "Out of Python's reach:** in 1 of the 1 rows" in text(4.3)
+    assert "misses it too, at 4.3 to 4.3 times" in text(4.3)
+    assert "Out of Python's reach" not in text(1.9)
 
 
 def test_a_benchmark_that_failed_or_is_missing_is_named_on_the_page() -> None:

@@ -219,3 +219,19 @@ def test_rows_that_only_explain_go_with_a_later_commit_and_with_the_last_one_at_
     ledger.patience_ns = 0
     assert len(ledger.take_rows()[0]["conditions"]) == 1
     assert ledger.take_rows()[0] == {}
+
+
+def test_counter_reads_go_with_the_samples_of_their_hour_but_for_the_last_before_those_left() -> None:
+    ledger = ledger_with(GPU)
+    ledger.samples_in(power("GPU-a", 0, 400, 100), 0)
+    for second in range(1, 400, 50):
+        ledger.counter_in(CounterRead("GPU-a", second * S, second * 100_000))
+    ledger.settle(OFFSET + 400 * S)
+    reads, log = ledger.tracks[0].reads, ledger.logs[0]
+    assert len(reads) == 8
+    begun = ledger.tracks[0].anchor(OFFSET + 200 * S)
+    log.trim(OFFSET + 300 * S)  # and two minutes before that stay, for markers that come late
+    ledger.forget_reads()
+    assert log.first_t_ns == OFFSET + 180 * S
+    assert [round((read.t_ns - OFFSET) / S) for read in reads] == [151, 201, 251, 301, 351]
+    assert ledger.tracks[0].anchor(OFFSET + 200 * S) == begun

@@ -169,6 +169,20 @@ def test_what_an_earlier_daemon_left_is_taken_over(store: HotStore, layout: Layo
     assert loaded.newest_t_ns == T0 + 180_000_000
 
 
+def test_a_client_whose_journal_tells_its_number_is_written_at_the_seal_and_one_refused_at_once(
+    store: HotStore, layout: Layout
+) -> None:
+    first = [marker(k) for k in (1, 2)]
+    store.commit(Batch(rows={"markers": first}, clients={"c": 2, "refused": 5}, now_ns=T0))
+    assert store.fetch("FROM clients") == [("refused", 5, T0)]
+    store.commit(Batch(rows={"markers": [marker(3)]}, clients={"c": 4, "refused": 6}, now_ns=T0))
+    assert load(layout, store, "boot", HOUR).last_seq == {"c": 4, "refused": 6}  # 4 was refused too
+    store.commit(Batch(rows={"markers": [marker(5)]}, clients={"c": 5}, now_ns=T0 + 1))
+    assert load(layout, store, "boot", HOUR).last_seq == {"c": 5, "refused": 6}
+    store.seal(HOUR, HOUR + 1)
+    assert sorted(store.fetch("FROM clients")) == [("c", 5, T0 + 1), ("refused", 6, T0)]
+
+
 CHILD = """
 import sys, numpy as np
 from pathlib import Path
@@ -177,7 +191,8 @@ from energyd.store import HOUR_NS, Layout
 from energyd.store.write import Batch, HotStore
 store = HotStore(Layout(Path(sys.argv[1])))
 hour = store.hour(int(sys.argv[2]))
-(seq,) = store.fetch("SELECT coalesce(max(seq), 0) FROM clients")[0]
+both = "(SELECT seq FROM clients UNION ALL SELECT seq FROM markers)"  # as energyd.store.load asks
+(seq,) = store.fetch(f"SELECT coalesce(max(seq), 0) FROM {both}")[0]
 while True:
     t = hour * HOUR_NS + seq * 1_000_000 + np.arange(50) * 1000
     rows = [("c", seq + k, 1, 1, "count", "r", "s", "{}", 0, 0, 1) for k in range(1, 21)]

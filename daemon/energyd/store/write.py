@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -62,6 +62,8 @@ class HotStore:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.quarantined = 0  # rows set aside since it was opened
+        self._held: dict[str, set[str]] | None = None  # by table of what changes: the keys that it holds
+        self._due: dict[str, tuple[str, int, int]] = {}  # rows of clients, which until the seal markers tells
         self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
         try:
             self.con.execute("SET enable_progress_bar = false")
@@ -137,19 +139,32 @@ class HotStore:
         return taken > 0
 
     def _write(self, batch: Batch) -> None:
+        held = self._held = self._held or self._keys()
+        clients = {c: (c, seq, batch.now_ns) for c, seq in batch.clients.items()}
+        told = {row[0]: row[1] for row in batch.rows.get("markers", ()) if row[1] is not None}
+        untold = {c: row for c, row in clients.items() if told.get(c, 0) < row[1]}  # refused: in no journal
+        stages = {k: v and v[0] for k, v in batch.open_stages.items()}
+        memos = {k: v and (k, v[1]) for k, v in batch.open_stages.items()}
         self.con.execute("BEGIN")
         for table, rows in batch.rows.items():
             self._insert(table, rows)
         self._insert_samples(batch.samples)
-        self._replace("open_runs", "run_id", batch.open_runs)
-        stages = {k: v and v[0] for k, v in batch.open_stages.items()}
-        self._replace("open_stages", "stage_id", stages)
-        memos = {k: v and (k, v[1]) for k, v in batch.open_stages.items()}
-        self._replace("memos", "stage_id", memos)
-        clients = {c: (c, seq, batch.now_ns) for c, seq in batch.clients.items()}
-        self._replace("clients", "client", clients)
+        changing: dict[str, Mapping[str, tuple[Any, ...] | None]] = {
+            "open_runs": batch.open_runs, "open_stages": stages, "memos": memos, "clients": untold,
+        }  # fmt: skip
+        for table, changed in changing.items():
+            self._replace(table, changed, held[table])
         self._set_totals(batch.totals)
         self.con.execute("COMMIT")
+        for table, changed in changing.items():
+            held[table] -= changed.keys()
+            held[table] |= {key for key, row in changed.items() if row is not None}
+        self._due.update(clients)
+
+    def _keys(self) -> dict[str, set[str]]:
+        """By table of what changes, the keys that it holds."""
+        asked = {table: self.fetch(f"SELECT {key} FROM {table}") for table, key in _KEYS.items()}
+        return {table: {key for (key,) in rows} for table, rows in asked.items()}
 
     def seal(self, hour: int, current_hour: int) -> dict[str, str]:
         """Move one hour into sealed files; {table: relative path}. Raises StoreError, nothing moved.
@@ -176,6 +191,7 @@ class HotStore:
                 sealed[table] = relative
                 if table not in KEPT:
                     self.con.execute(f"DELETE FROM {table} {where}")
+            self._replace("clients", self._due, self._due.keys())
             self.con.execute("DELETE FROM clients WHERE t_ns < ?", [hi - CLIENT_MEMORY_NS])
             self.set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
             for tmp, final in tmps:
@@ -187,6 +203,7 @@ class HotStore:
         except (duckdb.Error, OSError) as error:
             self._rollback()
             raise StoreError(first_line(error)) from error
+        self._due, self._held = {}, None
         try:
             self.con.execute("CHECKPOINT hot")
         except duckdb.Error:
@@ -252,10 +269,13 @@ class HotStore:
         }
         self.con.execute("INSERT INTO samples SELECT device, t_ns, power_mw, cum_uj FROM fresh")
 
-    def _replace(self, table: str, key: str, rows: Mapping[Any, tuple[Any, ...] | None]) -> None:
-        if not rows:
-            return
-        self.con.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT unnest($1))", [list(rows)])
+    def _replace(
+        self, table: str, rows: Mapping[str, tuple[Any, ...] | None], held: Collection[str]
+    ) -> None:
+        """Write rows in place of those of the same keys. `held`: keys that the table may hold."""
+        gone = [key for key in rows if key in held]
+        if gone:  # most stages are over before their first commit: to find none costs as much as to find some
+            self.con.execute(f"DELETE FROM {table} WHERE {_KEYS[table]} IN (SELECT unnest($1))", [gone])
         self._insert(table, [r for r in rows.values() if r is not None])
 
     def _set_totals(self, totals: Mapping[int, Totals]) -> None:
@@ -281,6 +301,9 @@ class HotStore:
         except duckdb.Error:
             pass  # the failed COMMIT has rolled back already
 
+
+_KEYS: Final = {"open_runs": "run_id", "open_stages": "stage_id", "memos": "stage_id", "clients": "client"}
+"""Tables whose rows change, and by what they are found."""
 
 _STATE_COLUMNS = {
     "memos": [("stage_id", "VARCHAR"), ("memo", "VARCHAR")],
