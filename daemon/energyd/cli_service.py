@@ -28,16 +28,20 @@ user_option = click.option("--user", is_flag=True, help="Your own service, witho
 @click.command("install-service")
 @user_option
 @click.option("--now", is_flag=True, help="Start it too.")
+@click.option("--socket", is_flag=True, help="systemd holds the socket: nobody is refused during restarts.")
 @click.option("--dry-run", is_flag=True, help="Show every file and command, and change nothing.")
-def install_service(user: bool, now: bool, dry_run: bool) -> None:
+def install_service(user: bool, now: bool, socket: bool, dry_run: bool) -> None:
     """Have systemd keep energyd running: write, check and enable its unit.
 
+    With --socket, programs that come while it starts or is upgraded wait for it, and the first one starts it.
     Example: sudo /opt/energyd/bin/energyd install-service --now
     """
     from energyd.install_service import InstallError, NotPermitted, carry_out, plan
 
+    if user and socket:
+        raise click.UsageError("--socket is for the machine's service; --user's needs none")
     try:
-        todo = plan(user, now)
+        todo = plan(user, now, socket)
         if dry_run:
             for path, text in todo.files.items():
                 click.echo(f"# ---- {path}\n{text}")
