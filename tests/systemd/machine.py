@@ -113,6 +113,8 @@ class Machine:
         (self.work / "log").chmod(0o777)
         folder = self.work / "units"
         (folder / "energyd.service.d").mkdir(parents=True)
+        (folder / "energyd.socket.d").mkdir()
+        (folder / "energyd.socket.d" / "test.conf").write_text("[Unit]\nDefaultDependencies=no\n")
         (folder / "energyd-test.target").write_text(TARGET)
         if with_unit:
             unit = (UNITS / "energyd.service").read_text()
@@ -120,9 +122,7 @@ class Machine:
             unit = unit.replace(f"--store {STORE}", f"--store {STORE} {options}")
             (folder / "energyd.service").write_text(unit)
         if with_socket:
-            (folder / "energyd.socket").write_text("[Unit]\nDefaultDependencies=no\n")
-            with (folder / "energyd.socket").open("a") as text:
-                text.write((UNITS / "energyd.socket").read_text())
+            shutil.copy(UNITS / "energyd.socket", folder)
             shutil.copy(UNITS / "energyd.socket.conf", folder / "energyd.service.d" / "socket.conf")
         set_there = " ".join(f"{key}={value}" for key, value in self.python_environment.items())
         text = DROP_IN.format(log=INSIDE / "log" / "log", environment=set_there)
