@@ -69,6 +69,7 @@ class Service:
         self.again: str | None = None  # why a fresh process is to go on, once it has ended for that
         self._stop = threading.Event()
         self._started_ns = 0
+        self._listening: int | None = None  # our socket, where systemd holds it
         self._samplers: list[Sampler] = []
         self._line: timeline.Timeline
         self._survey: Survey
@@ -79,6 +80,7 @@ class Service:
         Raises ConfigError, AlreadyRunning, StoreError or SourceError before it is ready.
         """
         sys.setswitchinterval(SWITCH_S)
+        self._listening = handed_over(_socket_path(self.config))
         with contextlib.ExitStack() as stack:
             self._serve(stack, ready)
 
@@ -98,7 +100,6 @@ class Service:
         stack.callback(lambda: store_lock.release(self.unstored))
         socket_lock = _lock(Path(f"{_socket_path(config)}.lock"))
         stack.callback(socket_lock.release)
-        listening = handed_over(_socket_path(config))
         exports = Exports(config)
         stack.callback(exports.close)
 
@@ -116,7 +117,7 @@ class Service:
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
         intake = Intake(
             config.endpoint, config.publish, config.spool, inbox, line, expected,
-            None if config.listen is None else (config.listen, config.store), listening,
+            None if config.listen is None else (config.listen, config.store), self._listening,
         )  # fmt: skip
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         _complain(recorder, mended)

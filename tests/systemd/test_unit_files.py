@@ -59,7 +59,9 @@ def test_a_misspelt_key_is_noticed(tmp_path: Path) -> None:
     assert "ProtectHomes" in analyze("verify", "--man=no", str(unit)).stderr
 
 
-@pytest.mark.parametrize(("dropped_in", "most"), [(None, 1.0), ("energyd.socket.conf", 1.0), ("energyd.network.conf", 2.0)])
+@pytest.mark.parametrize(
+    ("dropped_in", "most"), [(None, 1.0), ("energyd.socket.conf", 1.0), ("energyd.network.conf", 2.0)]
+)
 def test_the_units_exposure_is_as_low_as_promised(
     dropped_in: str | None, most: float, tmp_path: Path
 ) -> None:
