@@ -1,7 +1,7 @@
 """Has systemd bound our socket already, so that who comes before we are ready waits instead of being refused?
 
 The protocol of sd_listen_fds(3): LISTEN_PID and LISTEN_FDS in the environment, descriptors from 3 on. libzmq
-listens on such a one (ZMQ_USE_FD), closes it at its end, and leaves the file alone: systemd's copy still listens.
+listens on such a one (ZMQ_USE_FD), closes it at its end, and leaves its file alone: systemd listens on.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     python tests/bench/service.py [--times 10] > docs/results/service.md
 
-Prints a page. The shipped unit under a real systemd in namespaces (tests/systemd/machine.py), simulated power.
-"There" is the first answer over its socket, asked for from that machine every 10 ms; each start opens the same
-store.
+The shipped unit under a real systemd in namespaces (tests/systemd/machine.py), simulated power.
+"There" is the first answer over its socket, asked for every 10 ms; each start opens the same store.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / each) for each in (".", "systemd")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "systemd"))
 
 from machine import ENDPOINT, Machine, why_not
 
@@ -127,11 +127,10 @@ def page(rows: list[tuple[str, list[float]]], knocks: list[list[float]]) -> str:
     out = [
         "# The service", "",
         "Written by `make bench-service` (`tests/bench/service.py`), not by hand: the shipped unit under a",
-        "real systemd in namespaces, simulated power. What state is reached, `tests/systemd` asserts; how soon,",
-        "is here.",
+        "real systemd in namespaces, simulated power. Which state is reached, `tests/systemd` asserts.",
         "", f"On {here['cpu']}, {here['cores']} cores, Linux {here['kernel']}, "
-        f"{' '.join(systemd.split()[:2])}, Python {here['python']}; load {here['load']}; commit {here['commit']}; "
-        f"{time.strftime('%Y-%m-%d', time.gmtime())}.",
+        f"{' '.join(systemd.split()[:2])}, Python {here['python']}; load {here['load']}; "
+        f"commit {here['commit']}; {time.strftime('%Y-%m-%d', time.gmtime())}.",
         "", "| until it answers again, after | median | longest | of | target | met |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
