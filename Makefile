@@ -43,7 +43,8 @@ test: deps setup check ## what CI runs: checks and the whole suite (ARGS="-k top
 faults: deps setup ## break things on purpose: what survives? (docs/faults.md; a part of `make test`)
 	@$(PYTEST) -n 4 -m "fault and not long and not gpu" $(ARGS)
 
-test-long: deps setup ## tests that take minutes
+test-long: setup ## tests that take minutes
+	@PYTHON='$(PYTHON)' tests/deps.sh long
 	@$(PYTEST) -m "long and not gpu" --timeout 1800 $(ARGS)
 
 test-gpu: deps setup ## tests that need an NVIDIA GPU
