@@ -36,6 +36,7 @@ class Report:
     def claim(self, what: str, holds: bool, figures: str) -> None:
         """One row; what does not hold fails the whole."""
         self.failed |= not holds
+        sys.stderr.write(f"{'ok' if holds else 'NO'}: {what}: {figures}\n")
         self.lines.append(f"| {what} | {figures} | {'yes' if holds else '**no**'} |")
 
 

@@ -141,6 +141,8 @@ def test_the_dockerfiles_steps_make_what_the_manifest_runs_and_a_pod_is_measured
         )
         wait_for(lambda: node.inside(*become, entry, "status").returncode == 0)
         assert node.inside(*become, "touch", "/somewhere").returncode != 0
+        shipped = node.inside(entry, "install-service", "--socket", "--dry-run")  # from the wheel, too
+        assert "# ---- /etc/systemd/system/energyd.socket\n" in shipped.stdout, shipped.stderr
         pods = ["setpriv", "--reuid=1234", "--regid=1234", f"--groups={user[1]}", "--no-new-privs"]
         marked = node.inside(*pods, "python", "-W", "error", "-c", PROGRAM)
         assert (marked.returncode, marked.stderr) == (0, "")
