@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from energyd.amounts import Amount, above_zero
+
 
 def pairs(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
     """KEY=VALUE words as a map."""
@@ -32,7 +34,7 @@ def pairs(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) ->
     help="Measure into this folder: by the daemon on it, else by one of our own.",
 )  # fmt: skip
 @click.option(
-    "--idle", "idle_s", metavar="SECONDS", type=click.FloatRange(min=0), default=0.0,
+    "--idle", "idle_s", metavar="SECONDS", type=Amount(min=0), default=0.0,
     help="Measure the machine at rest first (3 or more), to tell what goes beyond idling.",
 )  # fmt: skip
 @click.option(
@@ -200,7 +202,7 @@ def _export(run_id: str, stage_id: str | None) -> str:
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long.")
+@click.option("--seconds", type=above_zero(), help="End after so long.")
 @click.option("--device", metavar="GPU", help="One GPU only: its index or UUID. [default: all]")
 @click.option("--source", default="auto", show_default=True, help="auto, replay:DIR or simulated.")
 def record(folder: Path, seconds: float | None, device: str | None, source: str) -> None:
