@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import click
 
@@ -13,7 +14,7 @@ import click
 class Amount(click.FloatRange):
     """A finite number within bounds."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Raises click.BadParameter for what is none."""
         found = float(super().convert(value, param, ctx))
         if not math.isfinite(found):

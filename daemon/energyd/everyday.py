@@ -5,6 +5,7 @@ Parse and hand over; what does the work is imported when it is needed, so that `
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,13 @@ def pairs(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) ->
     return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
+def in_a_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """A file that can be made; told before the command runs, for hours perhaps, and not after it."""
+    if path is not None and not os.access(path.absolute().parent, os.W_OK):
+        raise click.BadParameter(f"there is no folder {path.absolute().parent} to write to", ctx, param)
+    return path
+
+
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--name", help="Of the run. [default: the script's or the program's]")
 @click.option(
@@ -38,8 +46,8 @@ def pairs(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) ->
     help="Measure the machine at rest first (3 or more), to tell what goes beyond idling.",
 )  # fmt: skip
 @click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the bill as JSON, too.",
+    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    callback=in_a_folder, help="Write the bill as JSON, too.",
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No table at the end.")
 @click.option("--source", default="auto", show_default=True, help="Of a daemon of our own: as for `start`.")

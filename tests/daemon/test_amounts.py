@@ -28,6 +28,14 @@ def test_a_number_that_no_option_can_mean_is_a_usage_error(typed: str) -> None:
     assert f"Invalid value for '{typed.split()[-2]}'" in done.stderr
 
 
+def test_a_bill_that_cannot_be_written_is_refused_before_its_command_runs(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    where = tmp_path / "nowhere" / "bill.json"
+    done = CliRunner().invoke(main, ["run", "--json", str(where), "--", "touch", str(ran)])
+    assert (done.exit_code, f"no folder {where.parent}" in done.stderr) == (2, True), done.stderr
+    assert not ran.exists()
+
+
 @pytest.mark.parametrize("key", ["speed", "interval_s"])
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_a_setting_that_is_no_finite_number_is_refused(key: str, number: str, tmp_path: Path) -> None:
