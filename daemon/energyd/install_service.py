@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from energyd_client.endpoints import SYSTEM_RUNTIME
+
 PLACEHOLDER: Final = "/opt/energyd/bin/energyd"
 HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 """What ProtectHome=yes hides from the unit: an interpreter there ends with 203/EXEC."""
@@ -163,6 +165,8 @@ def remove(user: bool) -> list[Path]:
             path.parent.rmdir()
     if there and shutil.which("systemctl"):
         _run((*systemctl, "daemon-reload"))
+    if not user:  # or who is not of the group would go on being told to join it
+        shutil.rmtree(SYSTEM_RUNTIME, ignore_errors=True)
     return gone
 
 
