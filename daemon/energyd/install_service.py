@@ -157,7 +157,7 @@ def remove(user: bool) -> list[Path]:
     systemctl = ("systemctl", "--user") if user else ("systemctl",)
     if there and shutil.which("systemctl"):
         units = [path.name for path in there if path.suffix in (".socket", ".service")]
-        _run((*systemctl, "disable", "--now", *units))
+        _run((*systemctl, "disable", "--now", *units), "nothing was removed")
     gone = [path for path in there if path.suffix != ".toml" or path.read_text() == shipped(path.name)]
     for path in gone:
         path.unlink()
@@ -197,10 +197,11 @@ def _tools(todo: Plan) -> None:
         )
 
 
-def _run(command: tuple[str, ...]) -> None:
+def _run(command: tuple[str, ...], so_far: str = "the files are written") -> None:
     out = subprocess.run(command, capture_output=True, text=True, check=False)
     if out.returncode:
         last = (out.stderr.strip().splitlines() or [f"exit code {out.returncode}"])[-1]
-        raise InstallError(
-            f"{' '.join(command)} failed: {last}\n  the files are written; cure it and run again"
-        )
+        cure = "cure it and run again"
+        if "--user" in command and "bus" in last:
+            cure = "cure: from a login that has a systemd of its own; without one: `energyd start`"
+        raise InstallError(f"{' '.join(command)} failed: {last}\n  {so_far}; {cure}")

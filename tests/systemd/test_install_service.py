@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -187,3 +188,16 @@ def test_a_users_service_needs_no_root_and_may_live_in_a_home(tmp_path: Path) ->
     refused = energyd("install-service", "--user", "--socket", XDG_CONFIG_HOME=str(tmp_path))
     assert refused.returncode == 2, refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_user_manager_it_says_how_to_go_without_and_what_has_happened(tmp_path: Path) -> None:
+    if shutil.which("systemctl") is None:
+        pytest.skip("no systemd here: systemctl missing")
+    nobody_there = {"XDG_CONFIG_HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    for command, so_far in (("install-service", "files are written"), ("uninstall-service", "nothing was")):
+        out = energyd(command, "--user", DBUS_SESSION_BUS_ADDRESS="", **nobody_there)
+        assert out.returncode == 78, out.stderr
+        assert so_far in out.stderr
+        assert "cure: from a login that has a systemd of its own; without one: `energyd start`" in out.stderr
+        assert len(out.stderr.splitlines()) == 2
+    assert (tmp_path / "systemd" / "user" / "energyd.service").exists()
