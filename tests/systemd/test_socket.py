@@ -58,7 +58,7 @@ def test_the_first_program_starts_the_daemon_and_no_restart_or_kill_refuses_anyb
     assert machine.systemctl("start", "energyd.socket").returncode == 0, machine.told()
     assert machine.main_pid() == 0
     program(machine, "starts it")
-    wait_for(lambda: stored(machine, "starts it"))
+    wait_for(lambda: stored(machine, "starts it"), 40)
     first = machine.main_pid()
     assert first != 0
     there, over = "/run/energyd/energyd.sock", INSIDE / "log" / "over"
@@ -75,7 +75,7 @@ def test_the_first_program_starts_the_daemon_and_no_restart_or_kill_refuses_anyb
     assert second not in (0, first)
     machine.inside("kill", "-KILL", str(second))
     program(machine, "comes while it is dead")
-    wait_for(lambda: stored(machine, "comes while it is dead"))
+    wait_for(lambda: stored(machine, "comes while it is dead"), 40)
     assert machine.main_pid() not in (0, second)
     machine.inside("touch", str(over))
     tried, refused = knocking.communicate(timeout=30)[0].split()
@@ -87,7 +87,7 @@ def test_the_first_program_starts_the_daemon_and_no_restart_or_kill_refuses_anyb
     assert machine.inside("ls", there).returncode != 0  # nobody is sent to a socket that nobody holds
 
 
-def activated(listener: socket.socket | None, path: Path, fds: int = 1) -> str:
+def activated(listener: socket.socket, path: Path, fds: int = 1) -> str:
     """What a process says that finds `listener` at descriptor 3, as systemd would hand it over."""
     code = f"""if True:
         import os, sys
@@ -100,7 +100,7 @@ def activated(listener: socket.socket | None, path: Path, fds: int = 1) -> str:
             print(fd, os.get_inheritable(fd), os.get_blocking(fd), [x for x in os.environ if 'LISTEN' in x])
         except ConfigError as error:
             print(error)"""
-    fd = listener.fileno() if listener else os.open(os.devnull, os.O_RDONLY)
+    fd = listener.fileno()
     command = f'exec {sys.executable} -c "$CODE" 3<&{fd}'
     done = subprocess.run(
         ["bash", "-c", command], env={**os.environ, "CODE": code}, pass_fds=[fd], capture_output=True,
