@@ -12,7 +12,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync demo clean
+.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,8 @@ test: deps setup check ## what CI runs: checks and the whole suite (ARGS="-k top
 faults: deps setup ## break things on purpose: what survives? (docs/faults.md; a part of `make test`)
 	@$(PYTEST) -n 4 -m "fault and not long and not gpu" $(ARGS)
 
-test-long: deps setup ## tests that take minutes
+test-long: setup ## tests that take minutes
+	@PYTHON='$(PYTHON)' tests/deps.sh long
 	@$(PYTEST) -m "long and not gpu" --timeout 1800 $(ARGS)
 
 test-gpu: deps setup ## tests that need an NVIDIA GPU
@@ -75,6 +76,9 @@ bench-same: setup ## is the same load called different? Forty runs on an NVIDIA 
 
 bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; needs an NVIDIA GPU, 2 minutes
 	@$(BIN)/python tests/bench/sync_edges.py $(ARGS)
+
+bench-service: setup ## how soon is the service there again after kill -9? Root, a minute (docs/results/service.md)
+	@$(BIN)/python tests/bench/service.py > docs/results/service.md.new && mv docs/results/service.md.new docs/results/service.md
 
 demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)

@@ -3,6 +3,7 @@
 #
 #   tests/deps.sh demo    what `make demo` needs
 #   tests/deps.sh test    what the test suite needs too
+#   tests/deps.sh long    what `make test-long` needs besides
 #
 # As root on Debian or Ubuntu the missing packages are installed; else they are named, and the exit code is 1.
 # PYTHON is the interpreter that will make the virtual environment.
@@ -20,14 +21,18 @@ compiles_c() { gcc -E - <<<'#include <stdio.h>'; } # no pipe: a compiler that re
 need python3-venv "$python" -c 'import ensurepip, venv'
 case ${1:-test} in
   demo) ;;
-  test)
+  test | long)
     need gcc command -v gcc    # builds the fake NVML library
     need libc6-dev compiles_c  # its headers
     need tmux command -v tmux  # a real terminal for the live view
     need shellcheck command -v shellcheck  # reads the scripts of deploy/
     ;;
-  *) echo "usage: tests/deps.sh demo|test" >&2; exit 2 ;;
+  *) echo "usage: tests/deps.sh demo|test|long" >&2; exit 2 ;;
 esac
+if [ "${1:-}" = long ]; then
+  need zsh command -v zsh  # complete the commands' options
+  need fish command -v fish
+fi
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

@@ -25,10 +25,28 @@ def is_disabled() -> bool:
     return os.environ.get(ENV_DISABLE, "") not in ("", "0")
 
 
+def _is_machines() -> bool:
+    """Whether the machine's service is meant: where it exists, or we are root.
+
+    Who may not look into its folder is not of its group and is to hear that, unless a daemon of his runs.
+    """
+    if os.geteuid() == 0:
+        return True
+    try:
+        (SYSTEM_RUNTIME / SOCKET_NAME).stat()
+    except PermissionError:
+        return not os.access(_own_runtime_dir() / SOCKET_NAME, os.F_OK)
+    except OSError:
+        return False
+    return True
+
+
 def runtime_dir() -> Path:
     """The socket's folder: the system service's where it exists or we are root, else the user's own."""
-    if os.geteuid() == 0 or (SYSTEM_RUNTIME / SOCKET_NAME).exists():
-        return SYSTEM_RUNTIME
+    return SYSTEM_RUNTIME if _is_machines() else _own_runtime_dir()
+
+
+def _own_runtime_dir() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "energyd"
@@ -39,7 +57,7 @@ def runtime_dir() -> Path:
 
 def state_dir() -> Path:
     """The folder of store and spool, chosen like `runtime_dir`."""
-    if os.geteuid() == 0 or (SYSTEM_RUNTIME / SOCKET_NAME).exists():
+    if _is_machines():
         return SYSTEM_STATE
     data = os.environ.get("XDG_DATA_HOME")
     return (Path(data) if data else Path.home() / ".local" / "share") / "energyd"
@@ -58,7 +76,7 @@ def default_store() -> Path:
             said = None
         if said:
             return Path(said.group(1))
-        if (path.parent / "hot.duckdb").exists():
+        if os.access(path.parent / "hot.duckdb", os.F_OK):  # False, too, where we may not look
             return path.parent
     return state_dir() / "store"
 

@@ -54,7 +54,7 @@ class DaemonTimeout(EnergydError):
     def __init__(self, endpoint: str, timeout_s: float) -> None:
         super().__init__(
             f"energyd did not answer within {timeout_s:g} s\nat {endpoint}\n"
-            "look at it: energyd status, and the log beside its store"
+            "see its log: beside its store, or journalctl -u energyd; energyd stop, if it hangs"
         )
         self.endpoint, self.timeout_s = endpoint, timeout_s
 

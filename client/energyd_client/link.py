@@ -14,8 +14,8 @@ from energyd_client import curve, notes
 from energyd_client.errors import DaemonAbsent, DaemonTimeout, EnergydError, VersionMismatch
 from energyd_client.protocol import Ack, Message, Refusal, Welcome, unpack
 
-WELCOME_S: Final = 1.0
-"""Longest wait for the daemon's answer to Hello."""
+WELCOME_S: Final = 4.0
+"""Longest wait for the daemon's answer to Hello: two seconds for one that systemd starts because we come."""
 
 
 class Link:

@@ -19,7 +19,7 @@ import zmq
 
 from energyd_client import notes, reach
 from energyd_client.endpoints import default_endpoint
-from energyd_client.errors import EnergydError, PermissionRefused, VersionMismatch
+from energyd_client.errors import DaemonTimeout, EnergydError, PermissionRefused, VersionMismatch
 from energyd_client.link import WELCOME_S, Link
 from energyd_client.protocol import VERSION, Ack, Bye, Refusal, Welcome, pack
 
@@ -289,11 +289,16 @@ class Sender:
         self._again.clear()
 
     def _unreached(self, endpoint: str, obstacle: EnergydError) -> None:
-        reason = getattr(obstacle, "reason", f"no answer to our greeting within {WELCOME_S:g} s")
+        reason = getattr(obstacle, "reason", "")
         cure = "start it: energyd start; or silence this: ENERGYD_DISABLE=1"
         if isinstance(obstacle, PermissionRefused):
             cure = "let an administrator add you to its group: usermod -aG energyd USER"
-        if self._box.unmeasured:
+        if isinstance(obstacle, DaemonTimeout):  # it listens: it starts, or it hangs
+            reason = f"no answer to our greeting within {obstacle.timeout_s:.2g} s"
+            cure = "look at it: energyd status; or silence this: ENERGYD_DISABLE=1"
+        if isinstance(obstacle, DaemonTimeout) and self._box.spool.reason is None:
+            text = f"energyd at {endpoint} is slow: {reason}; markers are kept and sent when it answers"
+        elif self._box.unmeasured:
             text = f"energyd is not reachable at {endpoint}: {reason}; this run is not measured"
         else:
             text = f"energyd at {endpoint} is gone: {reason}; markers are kept and sent when it is back"

@@ -27,7 +27,7 @@ def holder_of(store: Path | None) -> tuple[dict[str, Any], Path]:
     except FileNotFoundError:
         return {}, lock
     except PermissionError:
-        fail(f"may not read {lock}\n  cure: add yourself to the group energyd", PERMISSION)
+        fail(f"may not read {lock}\n  cure: join its group: usermod -aG energyd USER", PERMISSION)
 
 
 def endpoint_of(store: Path | None) -> str:

@@ -23,6 +23,7 @@ except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
 from energyd import cli_service, everyday
+from energyd.amounts import Amount, above_zero
 from energyd.asking import ask_status, endpoint_of, holder_of, store_option
 from energyd.config import ENV_CARBON, ENV_PRICE
 from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, TRY_AGAIN, fail
@@ -155,12 +156,14 @@ def status(store: Path | None, as_json: bool) -> None:
 
 @main.command()
 @store_option
-@click.option("--interval", "interval_s", type=float, help="Seconds between redraws (0.25; in a pipe 1).")
+@click.option(
+    "--interval", "interval_s", type=above_zero(), help="Seconds between redraws (0.25; in a pipe 1)."
+)
 @click.option("--once", is_flag=True, help="Show one picture and leave.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per interval.")
-@click.option("--seconds", type=float, help="Leave after so long.")
+@click.option("--seconds", type=above_zero(), help="Leave after so long.")
 @click.option(
-    "--carbon", metavar="G", type=click.FloatRange(min=0), envvar=ENV_CARBON, show_envvar=True,
+    "--carbon", metavar="G", type=Amount(min=0), envvar=ENV_CARBON, show_envvar=True,
     help="Tell gCO2e, at so many grams a kWh.",
 )  # fmt: skip
 @click.option(
@@ -204,7 +207,7 @@ def top(
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=1, max=600),
+    type=Amount(min=1, max=600),
     default=20.0,
     show_default=True,
     help="Seconds a driver may take.",

@@ -6,6 +6,7 @@ The commands that change a service, apart from those that people use every day (
 from __future__ import annotations
 
 import contextlib
+import string
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, USAGE, f
 RELEASED: Final = "released until"
 """How the reason of a domain begins that is let go of (`releasing.Leave.told`)."""
 
+Z85: Final = string.digits + string.ascii_letters + ".-:+=^!/*?&<>()[]{}@%$#"
+"""What CURVE's keys are written with (ZeroMQ RFC 32)."""
+
 LET_GO_S: Final = 15.0
 """Finding the GPUs again takes 1.5 s; letting go waits for the read that is under way."""
 
@@ -28,16 +32,20 @@ user_option = click.option("--user", is_flag=True, help="Your own service, witho
 @click.command("install-service")
 @user_option
 @click.option("--now", is_flag=True, help="Start it too.")
+@click.option("--socket", is_flag=True, help="systemd holds the socket: nobody is refused during restarts.")
 @click.option("--dry-run", is_flag=True, help="Show every file and command, and change nothing.")
-def install_service(user: bool, now: bool, dry_run: bool) -> None:
+def install_service(user: bool, now: bool, socket: bool, dry_run: bool) -> None:
     """Have systemd keep energyd running: write, check and enable its unit.
 
+    With --socket, programs that come while it starts or is upgraded wait for it, and the first one starts it.
     Example: sudo /opt/energyd/bin/energyd install-service --now
     """
     from energyd.install_service import InstallError, NotPermitted, carry_out, plan
 
+    if user and socket:
+        raise click.UsageError("--socket is for the machine's service; --user's needs none")
     try:
-        todo = plan(user, now)
+        todo = plan(user, now, socket)
         if dry_run:
             for path, text in todo.files.items():
                 click.echo(f"# ---- {path}\n{text}")
@@ -89,11 +97,14 @@ def release(store: Path | None, duration: str) -> None:
     counter lived on. Example: energyd release --for 5m && nvidia-smi --gpu-reset; energyd resume
     """
     from energyd.config import ConfigError, seconds
+    from energyd.releasing import LONGEST_S
 
     try:
         for_s = seconds(duration)
     except ConfigError as error:
         fail(str(error), USAGE)
+    if not 0 < for_s <= LONGEST_S:
+        fail(f"cannot release for {duration}: at most a day\n  cure: such as 90s, 5m or 2h", USAGE)
     endpoint = endpoint_of(store)
     body = _ask_release(endpoint, for_s)
     if not body["sources"]:
@@ -191,6 +202,7 @@ def keys_trust(host: str, key: str) -> None:
     from energyd_client import curve
 
     _is_key(key)
+    _is_name(host)
     with _key_errors():
         curve.folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         known = curve.folder() / curve.KNOWN
@@ -225,6 +237,7 @@ def keys_allow(store: Path | None, key: str, name: str) -> None:
     from energyd_client import endpoints
 
     _is_key(key)
+    _is_name(name)
     with _key_errors():
         folder = keys_folder((store or endpoints.default_store()).absolute())
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -241,7 +254,16 @@ def _is_key(key: str) -> None:
     from energyd_client.curve import KEY_CHARS
 
     if len(key) != KEY_CHARS:
-        fail(f"{key} is no key: it has {len(key)} characters of {KEY_CHARS}", USAGE)
+        fail(f"{key!r} is no key: it has {len(key)} characters of {KEY_CHARS}", USAGE)
+    odd = set(key) - set(Z85)
+    if odd:
+        fail(f"{key!r} is no key: no key has {''.join(sorted(odd))!r} in it", USAGE)
+
+
+def _is_name(name: str) -> None:
+    """A word of its own on its line of a file."""
+    if name.split() != [name] or not name.isprintable():
+        fail(f"{name!r} is no name: one word, without blanks", USAGE)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -115,11 +116,15 @@ class _Settings:
     def number(self, key: str, default: float) -> float:
         """A setting that is a number."""
         said = self.said(key)
+        if said is None:
+            return default
         try:
-            return default if said is None else float(said.value)
+            found = float(said.value)
         except ValueError:
-            assert said is not None
-            raise ConfigError(f"cannot read {said.where}: not a number") from None
+            found = math.nan
+        if not math.isfinite(found):
+            raise ConfigError(f"cannot read {said.where}: not a number")
+        return found
 
     def amount(self, key: str, units: dict[str, int], default: float | None) -> float | None:
         """A number with its unit; None: without limit."""

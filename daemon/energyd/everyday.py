@@ -5,12 +5,15 @@ Parse and hand over; what does the work is imported when it is needed, so that `
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from energyd.amounts import Amount, above_zero
 
 
 def pairs(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> dict[str, str]:
@@ -28,6 +31,13 @@ def named(ctx: click.Context, param: click.Parameter, word: str | None) -> str |
     return word
 
 
+def in_a_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    """A file that can be made; told before the command runs, for hours perhaps, and not after it."""
+    if path is not None and not os.access(path.absolute().parent, os.W_OK):
+        raise click.BadParameter(f"there is no folder {path.absolute().parent} to write to", ctx, param)
+    return path
+
+
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--name", help="Of the run. [default: the script's or the program's]")
 @click.option(
@@ -39,12 +49,12 @@ def named(ctx: click.Context, param: click.Parameter, word: str | None) -> str |
     help="Measure into this folder: by the daemon on it, else by one of our own.",
 )  # fmt: skip
 @click.option(
-    "--idle", "idle_s", metavar="SECONDS", type=click.FloatRange(min=0), default=0.0,
+    "--idle", "idle_s", metavar="SECONDS", type=Amount(min=0), default=0.0,
     help="Measure the machine at rest first (3 or more), to tell what goes beyond idling.",
 )  # fmt: skip
 @click.option(
-    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the bill as JSON, too.",
+    "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    callback=in_a_folder, help="Write the bill as JSON, too.",
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No table at the end.")
 @click.option("--source", default="auto", show_default=True, help="Of a daemon of our own: as for `start`.")
@@ -207,7 +217,7 @@ def _export(run_id: str, stage_id: str | None) -> str:
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long.")
+@click.option("--seconds", type=above_zero(), help="End after so long.")
 @click.option("--device", metavar="GPU", help="One GPU only: its index or UUID. [default: all]")
 @click.option("--source", default="auto", show_default=True, help="auto, replay:DIR or simulated.")
 def record(folder: Path, seconds: float | None, device: str | None, source: str) -> None:

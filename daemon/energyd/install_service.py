@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from energyd_client.endpoints import SYSTEM_RUNTIME
+
 PLACEHOLDER: Final = "/opt/energyd/bin/energyd"
 HOMES: Final = (Path("/home"), Path("/root"), Path("/run/user"))
 """What ProtectHome=yes hides from the unit: an interpreter there ends with 203/EXEC."""
@@ -27,6 +29,11 @@ _SYSTEM: Final = {
     "energyd.tmpfiles.conf": "/etc/tmpfiles.d/energyd.conf",
     "energyd.toml": "/etc/energyd/energyd.toml",
 }
+_SOCKET: Final = {
+    "energyd.socket": "/etc/systemd/system/energyd.socket",
+    "energyd.socket.conf": "/etc/systemd/system/energyd.service.d/socket.conf",
+}
+"""Besides, where systemd is to hold the socket (`energyd.activation`)."""
 
 
 class InstallError(Exception):
@@ -61,8 +68,11 @@ def shipped(name: str) -> str:
     raise InstallError(f"{name} is missing from this installation ({here})\n  cure: install the package anew")
 
 
-def plan(user: bool, now: bool = False) -> Plan:
-    """The plan for this interpreter. Raises InstallError where it cannot serve the system's unit."""
+def plan(user: bool, now: bool = False, socket: bool = False) -> Plan:
+    """The plan for this interpreter. Raises InstallError where it cannot serve the system's unit.
+
+    `socket`: systemd holds the socket of the machine's service.
+    """
     command = f"{shlex.quote(sys.executable).replace('%', '%%')} -m energyd"
     if user:
         base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
@@ -72,16 +82,22 @@ def plan(user: bool, now: bool = False) -> Plan:
         next_steps: tuple[str, ...] = ("it ends with your last login, unless: loginctl enable-linger",)
     else:
         _reachable()
-        files = {Path(to): shipped(name).replace(PLACEHOLDER, command) for name, to in _SYSTEM.items()}
+        named = {**_SYSTEM, **(_SOCKET if socket else {})}
+        files = {Path(to): shipped(name).replace(PLACEHOLDER, command) for name, to in named.items()}
         before = (
             ("systemd-sysusers", _SYSTEM["energyd.sysusers.conf"]),
             ("systemd-tmpfiles", "--create", _SYSTEM["energyd.tmpfiles.conf"]),
         )
         next_steps = ("who is to be measured and may ask: usermod -aG energyd NAME",)
     systemctl = ("systemctl", "--user") if user else ("systemctl",)
-    enable = (*systemctl, "enable", *(["--now"] if now else []), "energyd.service")
-    start = () if now else (f"start it: {' '.join(systemctl)} start energyd",)
-    return Plan(files, (*before, (*systemctl, "daemon-reload"), enable), (*start, *next_steps), user)
+    units = ("energyd.socket", "energyd.service") if socket and not user else ("energyd.service",)
+    enable = (*systemctl, "enable", *units)
+    # systemd refuses to listen beside a service that runs already.
+    stop = ((*systemctl, "stop", "energyd.service"),) if len(units) > 1 else ()
+    starting = (*stop, (*systemctl, "start", *units))
+    start = () if now else (f"start it: {' && '.join(' '.join(each) for each in starting)}",)
+    commands = (*before, (*systemctl, "daemon-reload"), enable, *(starting if now else ()))
+    return Plan(files, commands, (*start, *next_steps), user)
 
 
 def carry_out(todo: Plan) -> None:
@@ -105,15 +121,20 @@ def carry_out(todo: Plan) -> None:
 def check(todo: Plan) -> None:
     """Ask systemd what it thinks of the unit; it only warns of bad keys, so any word is a refusal."""
     with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / todo.unit.name
-        draft.write_text(todo.files[todo.unit])
+        drafts = []
+        for path, text in todo.files.items():
+            if path.is_relative_to(todo.unit.parent):  # units, and drop-ins in folders beside them
+                draft = Path(folder) / path.relative_to(todo.unit.parent)
+                draft.parent.mkdir(exist_ok=True)
+                draft.write_text(text)
+                drafts += [str(draft)] if draft.parent == Path(folder) else []
         scope = "--user" if todo.user else "--system"
         out = subprocess.run(
-            ["systemd-analyze", "verify", "--man=no", scope, str(draft)],
+            ["systemd-analyze", "verify", "--man=no", scope, *drafts],
             env={"XDG_RUNTIME_DIR": folder, **os.environ}, capture_output=True, text=True, check=False,
         )  # fmt: skip
     # It may also speak of other units of this machine, which are not ours to judge.
-    said = [line for line in (out.stderr + out.stdout).splitlines() if todo.unit.name in line]
+    said = [line for line in (out.stderr + out.stdout).splitlines() if todo.unit.stem in line]
     if said or (out.returncode and not out.stderr):
         raise InstallError(
             f"systemd refuses {todo.unit}: {said[0] if said else f'exit code {out.returncode}'}\n"
@@ -131,16 +152,21 @@ def remove(user: bool) -> list[Path]:
             "only root removes the machine's service\n  cure: with sudo, or --user for your own"
         )
     todo = plan(True) if user else None
-    paths = list(todo.files) if todo else [Path(to) for to in _SYSTEM.values()]
+    paths = list(todo.files) if todo else [Path(to) for to in (*_SOCKET.values(), *_SYSTEM.values())]
     there = [path for path in paths if path.exists()]
     systemctl = ("systemctl", "--user") if user else ("systemctl",)
     if there and shutil.which("systemctl"):
-        _run((*systemctl, "disable", "--now", "energyd.service"))
+        units = [path.name for path in there if path.suffix in (".socket", ".service")]
+        _run((*systemctl, "disable", "--now", *units), "nothing was removed")
     gone = [path for path in there if path.suffix != ".toml" or path.read_text() == shipped(path.name)]
     for path in gone:
         path.unlink()
+        if path.parent.name == "energyd.service.d" and not any(path.parent.iterdir()):
+            path.parent.rmdir()
     if there and shutil.which("systemctl"):
         _run((*systemctl, "daemon-reload"))
+    if not user:  # or who is not of the group would go on being told to join it
+        shutil.rmtree(SYSTEM_RUNTIME, ignore_errors=True)
     return gone
 
 
@@ -171,10 +197,11 @@ def _tools(todo: Plan) -> None:
         )
 
 
-def _run(command: tuple[str, ...]) -> None:
+def _run(command: tuple[str, ...], so_far: str = "the files are written") -> None:
     out = subprocess.run(command, capture_output=True, text=True, check=False)
     if out.returncode:
         last = (out.stderr.strip().splitlines() or [f"exit code {out.returncode}"])[-1]
-        raise InstallError(
-            f"{' '.join(command)} failed: {last}\n  the files are written; cure it and run again"
-        )
+        cure = "cure it and run again"
+        if "--user" in command and "bus" in last:
+            cure = "cure: from a login that has a systemd of its own; without one: `energyd start`"
+        raise InstallError(f"{' '.join(command)} failed: {last}\n  {so_far}; {cure}")

@@ -58,8 +58,12 @@ class Intake:
         timeline: Timeline,
         expected: dict[str, int | None],
         listen: tuple[str, Path] | None = None,
+        listening: int | None = None,
     ) -> None:
-        """`listen`: an endpoint on the network, and the store whose keys are asked there."""
+        """`listen`: an endpoint on the network, and the store whose keys are asked there.
+
+        `listening`: the descriptor of `endpoint`, where systemd has bound it.
+        """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         # At a high-water mark libzmq loses what clients wrote (4.6 % measured): it lies, for each peer, far
@@ -68,7 +72,7 @@ class Intake:
         self._router.setsockopt(zmq.SNDHWM, 2 * BOUND)
         self._router.setsockopt(zmq.MAXMSGSIZE, p.MAX_FRAME_BYTES)
         self._router.setsockopt(zmq.LINGER, 200)
-        bind_ipc(self._router, endpoint)
+        bind_ipc(self._router, endpoint, listening)
         self._publisher = Publisher(self._context, publish)
         self._publish_endpoint = publish
         self.gate: Gate | None = None

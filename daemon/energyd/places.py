@@ -38,17 +38,17 @@ def _socket(endpoint: str) -> dict[str, Any]:
     told = str(obstacle).splitlines() if obstacle else [None]
     return {
         "endpoint": endpoint,
-        "exists": path is not None and path.exists(),
+        "exists": path is not None and os.access(path, os.F_OK),
         "refused": told[0],
         "cure": told[-1],
         "permission": isinstance(obstacle, PermissionRefused),
-        "rights": _rights(path) if path is not None and path.exists() else None,
+        "rights": _rights(path) if path is not None and os.access(path, os.F_OK) else None,
     }
 
 
 def _store(where: str) -> dict[str, Any]:
     store = Path(where)
-    if not store.exists():
+    if not os.access(store, os.F_OK):
         return {"store": where, "exists": False}
     disk = os.statvfs(store)
     return {

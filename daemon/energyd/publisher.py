@@ -61,8 +61,16 @@ class Publisher:
         self.socket.send_multipart([topic.encode(), p.pack(message)], zmq.DONTWAIT)
 
 
-def bind_ipc(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Bind so that group members may connect (connecting needs write): mode 0770."""
+def bind_ipc(socket: zmq.Socket[bytes], endpoint: str, listening: int | None = None) -> None:
+    """Bind so that group members may connect (connecting needs write): mode 0770.
+
+    `listening`: a descriptor that is bound there already (`activation`); it is libzmq's from then on.
+    """
+    if listening is not None:
+        socket.setsockopt(zmq.USE_FD, listening)
+        socket.bind(endpoint)
+        socket.setsockopt(zmq.USE_FD, -1)  # else a second endpoint would listen there too
+        return
     umask: Callable[[int], int] = os.umask
     before = umask(0o007)
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from energyd import timeline
+from energyd.activation import handed_over
 from energyd.answers import Answers
 from energyd.config import RELOADED, Config, ConfigError
 from energyd.exporters import Exports
@@ -68,6 +69,7 @@ class Service:
         self.again: str | None = None  # why a fresh process is to go on, once it has ended for that
         self._stop = threading.Event()
         self._started_ns = 0
+        self._listening: int | None = None  # our socket, where systemd holds it
         self._samplers: list[Sampler] = []
         self._line: timeline.Timeline
         self._survey: Survey
@@ -78,6 +80,7 @@ class Service:
         Raises ConfigError, AlreadyRunning, StoreError or SourceError before it is ready.
         """
         sys.setswitchinterval(SWITCH_S)
+        self._listening = handed_over(_socket_path(self.config))
         with contextlib.ExitStack() as stack:
             self._serve(stack, ready)
 
@@ -95,7 +98,7 @@ class Service:
         _folders(config)
         store_lock = _lock(layout.lock)
         stack.callback(lambda: store_lock.release(self.unstored))
-        socket_lock = _lock(Path(str(endpoints.ipc_path(config.endpoint)) + ".lock"))
+        socket_lock = _lock(Path(f"{_socket_path(config)}.lock"))
         stack.callback(socket_lock.release)
         exports = Exports(config)
         stack.callback(exports.close)
@@ -114,7 +117,7 @@ class Service:
         expected = {row["client"]: row["uid"] for row in left if row["client"]}
         intake = Intake(
             config.endpoint, config.publish, config.spool, inbox, line, expected,
-            None if config.listen is None else (config.listen, config.store),
+            None if config.listen is None else (config.listen, config.store), self._listening,
         )  # fmt: skip
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         _complain(recorder, mended)
@@ -281,10 +284,15 @@ def _why_silent(loaded: Loaded, store_lock: DaemonLock, mended: Mended) -> str:
     return "daemon_down" if loaded.same_boot else "reboot"
 
 
+def _socket_path(config: Config) -> Path:
+    path = endpoints.ipc_path(config.endpoint)
+    assert path is not None  # as the settings were checked
+    return path
+
+
 def _folders(config: Config) -> None:
     """Make store, spool and socket folder. Raises ConfigError naming path, uid and cure."""
-    socket_path = endpoints.ipc_path(config.endpoint)
-    assert socket_path is not None
+    socket_path = _socket_path(config)
     with _explained(config.store):
         config.store.mkdir(mode=0o750, parents=True, exist_ok=True)
         probe = config.store / f".write-{os.getpid()}"

@@ -18,20 +18,13 @@ from pathlib import Path
 
 import pynvml
 
-from energyd_client import clock
 from energyd_pipelines import demo
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from counter import counter_at_step
+
 LIMIT = 0.01
-
-
-def counter_at_step(handle: object) -> tuple[int, float]:
-    """(BOOTTIME ns, J) at the moment when the counter moves: it steps every 100 ms and is stale between."""
-    first = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    while True:
-        before = clock.now_ns()
-        now = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-        if now != first:
-            return (before + clock.now_ns()) // 2, now / 1000
 
 
 def energyd(module: str, *arguments: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from energyd.cli import main as energyd
 from energyq.commands import cli as energyq
+from real_daemon import wait_for
 
 HEAVY = ("duckdb", "zmq", "rich", "numpy", "pynvml", "msgspec", "codecarbon", "subprocess", "asyncio")
 
@@ -61,14 +62,16 @@ def test_help_imports_nothing_heavy(program: str) -> None:
     assert "Example" in done.stdout
 
 
-@pytest.mark.parametrize(
+COMPLETED = pytest.mark.parametrize(
     ("typed", "offered"),
     [("energyd mark b", ["begin"]), ("energyd sta", ["start", "status"]), ("energyd run --na", ["--name"]),
      ("energyq ver", ["verify"]), ("energyq --form", ["--format"])],
 )  # fmt: skip
-def test_bash_completes_commands_and_options(typed: str, offered: list[str], tmp_path: Path) -> None:
-    if shutil.which("bash") is None:
-        pytest.skip("bash missing")
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """An environment in which both programs are commands."""
     for program in ("energyd", "energyq"):
         script = tmp_path / program
         call = "main()" if program == "energyd" else "sys.exit(main())"
@@ -77,15 +80,80 @@ def test_bash_completes_commands_and_options(typed: str, offered: list[str], tmp
             f"from {program}.cli import main\n{call}\n"
         )
         script.chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+@COMPLETED
+def test_bash_completes_commands_and_options(
+    typed: str, offered: list[str], installed: dict[str, str]
+) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("bash missing")
     program = typed.split(maxsplit=1)[0]
     words = " ".join(shlex.quote(word) for word in typed.split())
     asked = f"""eval "$(_{program.upper()}_COMPLETE=bash_source {program})"
         COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
         _{program}_completion {program}
         printf '%s\\n' "${{COMPREPLY[@]}}" """
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-c", asked], env=env, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", asked], env=installed, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stderr == ""
     assert set(offered) <= set(done.stdout.split()), done.stdout
+
+
+@pytest.mark.long
+@COMPLETED
+def test_fish_completes_commands_and_options(
+    typed: str, offered: list[str], installed: dict[str, str], tmp_path: Path
+) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("fish missing")
+    program = typed.split(maxsplit=1)[0]
+    asked = f"_{program.upper()}_COMPLETE=fish_source {program} | source; complete -C {shlex.quote(typed)}"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", asked], env={**installed, "HOME": str(tmp_path)}, capture_output=True,
+        text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == offered
+
+
+@pytest.mark.long
+@COMPLETED
+def test_zsh_completes_commands_and_options(
+    typed: str, offered: list[str], installed: dict[str, str], tmp_path: Path
+) -> None:
+    """At a terminal: its completion works nowhere else."""
+    if shutil.which("zsh") is None or shutil.which("tmux") is None:
+        pytest.skip("zsh or tmux missing")
+    program = typed.split(maxsplit=1)[0]
+    tmux = ["tmux", "-S", str(tmp_path / "tmux"), "-f", "/dev/null"]
+
+    def on_terminal(*words: str) -> str:
+        done = subprocess.run(
+            [*tmux, *words], env=installed, capture_output=True, text=True, timeout=60, check=True
+        )
+        return done.stdout
+
+    def shown() -> str:
+        return on_terminal("capture-pane", "-p")
+
+    on_terminal("new-session", "-d", "-x", "160", "-y", "30", "zsh -f")
+    try:
+        source = f'eval "$(_{program.upper()}_COMPLETE=zsh_source {program})"'
+        setup = (
+            f"autoload -U compinit; compinit -u -d {tmp_path}/dump; {source}; clear; echo is ready$((1+1))"
+        )
+        on_terminal("send-keys", "-l", setup)
+        on_terminal("send-keys", "Enter")
+        wait_for(lambda: "is ready2" in shown())
+        on_terminal("send-keys", "-l", typed)
+        on_terminal("send-keys", "Tab")
+        if len(offered) == 1:
+            whole = typed.rpartition(" ")[0] + " " + offered[0]
+            wait_for(lambda: whole in shown())
+        else:
+            wait_for(lambda: all(re.search(rf"^{one} +-- \w", shown(), re.MULTILINE) for one in offered))
+    finally:
+        on_terminal("kill-server")

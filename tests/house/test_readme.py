@@ -54,6 +54,14 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert sorted(missing) == []
 
 
+def test_a_page_of_the_readme_leads_from_the_service_over_a_tagged_program_to_a_query_and_the_view() -> None:
+    page = words(ROOT / "README.md").partition("\n## On your machine\n")[2].partition("\n## ")[0]
+    wanted = ("energyd install-service --now", "with run.stage(", "energyd top", 'energyq "SELECT')
+    places = [page.find(each) for each in wanted]
+    assert min(places) >= 0, dict(zip(wanted, places, strict=True))
+    assert page[: max(places)].count("\n") <= 60  # lines of a printed page
+
+
 def test_every_test_that_the_promise_names_is_there() -> None:
     promise = words(ROOT / "README.md").partition("## What it promises")[2].partition("\n## ")[0]
     named = re.findall(r"\[([a-z0-9 ]+)\]\((tests/[\w/]+\.py)\)", promise)

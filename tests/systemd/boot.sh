@@ -31,13 +31,13 @@ mount --rbind "$work/var" /var/lib
 mkdir -p /var/lib/under-test/units /var/lib/under-test/log
 mount --bind "$units" /var/lib/under-test/units
 mount --bind "$work/log" /var/lib/under-test/log
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/systemd/system
 if [ -e /var/lib/under-test/units/energyd.service ]; then # else it is installed later
     systemd-sysusers /var/lib/under-test/source/systemd/energyd.sysusers.conf
     systemd-tmpfiles --create /var/lib/under-test/source/systemd/energyd.tmpfiles.conf
     mkdir /etc/energyd
     cp /var/lib/under-test/source/systemd/energyd.toml /etc/energyd/
 fi
-mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/systemd/system
 exec env -i PATH="$PATH" container=energyd-test SYSTEMD_UNIT_PATH=/var/lib/under-test/units:/etc/systemd/system \
     SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=notice /lib/systemd/systemd --system --unit=energyd-test.target

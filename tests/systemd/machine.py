@@ -59,7 +59,7 @@ def _cgroup2() -> Path | None:
 class Machine:
     """One such systemd. `options` are added to the daemon's command, `more` to its drop-in.
 
-    `unit=False`: without the unit, for who installs it.
+    `unit=False`: without the unit, for who installs it. `socket`: systemd holds its socket.
     """
 
     def __init__(
@@ -69,11 +69,12 @@ class Machine:
         more: str = "",
         fake: Path | None = None,
         unit: bool = True,
+        socket: bool = False,
     ):
         work.chmod(0o755)
         self.work = work
         self.log = work / "log" / "log"
-        self._units(options, more, unit)
+        self._units(options, more, unit, socket)
         root = _cgroup2()
         assert root is not None
         self._cgroup = root / f"energyd-test-{os.getpid()}-{work.name}"
@@ -107,17 +108,22 @@ class Machine:
         """Our Python, as that machine has it."""
         return str(INSIDE / "python" / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}")
 
-    def _units(self, options: str, more: str, with_unit: bool) -> None:
+    def _units(self, options: str, more: str, with_unit: bool, with_socket: bool) -> None:
         (self.work / "log").mkdir()
         (self.work / "log").chmod(0o777)
         folder = self.work / "units"
         (folder / "energyd.service.d").mkdir(parents=True)
+        (folder / "energyd.socket.d").mkdir()
+        (folder / "energyd.socket.d" / "test.conf").write_text("[Unit]\nDefaultDependencies=no\n")
         (folder / "energyd-test.target").write_text(TARGET)
         if with_unit:
             unit = (UNITS / "energyd.service").read_text()
             unit = unit.replace("/opt/energyd/bin/energyd", f"{self.interpreter} -m energyd")
             unit = unit.replace(f"--store {STORE}", f"--store {STORE} {options}")
             (folder / "energyd.service").write_text(unit)
+        if with_socket:
+            shutil.copy(UNITS / "energyd.socket", folder)
+            shutil.copy(UNITS / "energyd.socket.conf", folder / "energyd.service.d" / "socket.conf")
         set_there = " ".join(f"{key}={value}" for key, value in self.python_environment.items())
         text = DROP_IN.format(log=INSIDE / "log" / "log", environment=set_there)
         (folder / "energyd.service.d" / "test.conf").write_text(text + more)

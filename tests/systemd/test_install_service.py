@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ SYSTEM_FILES = [
     "/etc/systemd/system/energyd.service", "/etc/sysusers.d/energyd.conf", "/etc/tmpfiles.d/energyd.conf",
     "/etc/energyd/energyd.toml",
 ]  # fmt: skip
+SOCKET_FILES = ["/etc/systemd/system/energyd.socket", "/etc/systemd/system/energyd.service.d"]
 
 
 def energyd(
@@ -58,10 +60,18 @@ def test_an_installed_service_runs_at_once_and_leaves_only_its_store_behind(
 
     assert ("unit", "ok") in diagnosed(machine)
 
+    before = machine.main_pid()
+    out = machine.python("-m", "energyd", "install-service", "--socket", "--now")  # over the running one
+    assert out.returncode == 0, out.stderr
+    assert machine.systemctl("is-active", "energyd.socket", "energyd.service").stdout == "active\nactive\n"
+    assert machine.main_pid() not in (0, before)
+    assert machine.status()["state"] == "ok"
+
     out = machine.python("-m", "energyd", "uninstall-service")
     assert out.returncode == 0, out.stderr
     assert machine.show("ActiveState") == "inactive"
-    assert machine.inside("ls", *SYSTEM_FILES).stdout == ""
+    assert machine.systemctl("is-active", "energyd.socket").stdout == "inactive\n"
+    assert machine.inside("ls", *SYSTEM_FILES, *SOCKET_FILES).stdout == ""
     assert machine.inside("ls", f"{STORE}/hot.duckdb").returncode == 0
     again = machine.python("-m", "energyd", "uninstall-service")
     assert (again.returncode, again.stderr) == (0, "no such service is installed\n")
@@ -175,4 +185,19 @@ def test_a_users_service_needs_no_root_and_may_live_in_a_home(tmp_path: Path) ->
     assert f"# ---- {tmp_path}/systemd/user/energyd.service" in out.stdout
     assert f"ExecStart={sys.executable} -m energyd start --foreground" in out.stdout
     assert "$ systemctl --user enable energyd.service" in out.stdout
+    refused = energyd("install-service", "--user", "--socket", XDG_CONFIG_HOME=str(tmp_path))
+    assert refused.returncode == 2, refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_user_manager_it_says_how_to_go_without_and_what_has_happened(tmp_path: Path) -> None:
+    if shutil.which("systemctl") is None:
+        pytest.skip("no systemd here: systemctl missing")
+    nobody_there = {"XDG_CONFIG_HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    for command, so_far in (("install-service", "files are written"), ("uninstall-service", "nothing was")):
+        out = energyd(command, "--user", DBUS_SESSION_BUS_ADDRESS="", **nobody_there)
+        assert out.returncode == 78, out.stderr
+        assert so_far in out.stderr
+        assert "cure: from a login that has a systemd of its own; without one: `energyd start`" in out.stderr
+        assert len(out.stderr.splitlines()) == 2
+    assert (tmp_path / "systemd" / "user" / "energyd.service").exists()

@@ -62,9 +62,16 @@ def test_the_hardened_unit_serves_its_group_and_stores_under_its_filter(boot: Bo
     ]
     assert {line.split(" ", 1)[1] for line in modes.splitlines()} == {"energyd energyd"}
 
-    out = machine.python("-m", "energyd", "status", user="nobody", group="nogroup")
-    assert out.returncode == 5, out.stderr
-    assert "usermod -aG energyd" in out.stderr
+    unset = ["env", "-u", "ENERGYD_ENDPOINT", "-u", "ENERGYD_SPOOL", machine.interpreter]  # as users have it
+    for command in (["status"], ["top", "--once"], ["doctor"], ["stop"]):
+        out = machine.inside(*unset, "-m", "energyd", *command, user="nobody", group="nogroup")
+        assert out.returncode == (4 if command == ["doctor"] else 5), out.stderr
+        assert "Traceback" not in out.stderr
+        assert "usermod -aG energyd" in out.stdout + out.stderr
+    out = machine.inside(*unset, "-c", PROGRAM, user="nobody", group="nogroup")
+    assert out.returncode == 0
+    assert "permission denied; this run is not measured" in out.stderr
+    assert "fault in the client" not in out.stderr
 
 
 def test_a_reload_takes_over_what_can_change_and_the_daemon_goes_on(boot: Boot) -> None:

@@ -24,7 +24,8 @@ def analyze(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def copied(folder: Path, name: str = "energyd.service", dropped_in: str | None = None) -> str:
-    """A unit with an executable that exists here, as its installer writes it."""
+    """A unit with an executable that exists here, as its installer writes it; the socket's beside it."""
+    shutil.copy(UNITS / "energyd.socket", folder)
     unit = folder / "energyd.service"
     unit.write_text((UNITS / name).read_text().replace("/opt/energyd/bin/energyd", sys.executable))
     if dropped_in is not None:
@@ -38,6 +39,7 @@ def copied(folder: Path, name: str = "energyd.service", dropped_in: str | None =
     [
         ("energyd.service", None, "--system"),
         ("energyd.service", "energyd.network.conf", "--system"),
+        ("energyd.service", "energyd.socket.conf", "--system"),
         ("energyd-user.service", None, "--user"),
     ],
 )
@@ -45,9 +47,9 @@ def test_systemd_has_nothing_to_say_against_a_unit(
     name: str, dropped_in: str | None, scope: str, tmp_path: Path
 ) -> None:
     """It only warns of unknown keys and bad values, so any word is a failure."""
-    out = analyze(
-        "verify", "--man=no", scope, copied(tmp_path, name, dropped_in), XDG_RUNTIME_DIR=str(tmp_path)
-    )
+    units = [copied(tmp_path, name, dropped_in)]
+    units += [str(tmp_path / "energyd.socket")] if dropped_in == "energyd.socket.conf" else []
+    out = analyze("verify", "--man=no", scope, *units, XDG_RUNTIME_DIR=str(tmp_path))
     assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
 
 
@@ -57,7 +59,9 @@ def test_a_misspelt_key_is_noticed(tmp_path: Path) -> None:
     assert "ProtectHomes" in analyze("verify", "--man=no", str(unit)).stderr
 
 
-@pytest.mark.parametrize(("dropped_in", "most"), [(None, 1.0), ("energyd.network.conf", 2.0)])
+@pytest.mark.parametrize(
+    ("dropped_in", "most"), [(None, 1.0), ("energyd.socket.conf", 1.0), ("energyd.network.conf", 2.0)]
+)
 def test_the_units_exposure_is_as_low_as_promised(
     dropped_in: str | None, most: float, tmp_path: Path
 ) -> None:
