@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _EXIT = {
     "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
-    "FactorsMissing": 78,
+    "FactorsMissing": 78, "FiguresMissing": 78,
 }  # fmt: skip
 
 
@@ -50,8 +50,9 @@ def _code_of(error: Exception) -> int | None:
     from energyd.store.read import ReadError
     from energyq.factors import FactorsMissing
     from energyq.find import NotFound, Refused
+    from energyq.png import FiguresMissing
 
-    if isinstance(error, (ReadError, NotFound, Refused, FactorsMissing)):
+    if isinstance(error, (ReadError, NotFound, Refused, FactorsMissing, FiguresMissing)):
         return _EXIT.get(type(error).__name__, 1)
     return None
 

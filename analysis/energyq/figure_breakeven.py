@@ -6,9 +6,10 @@ import math
 
 from energyq.breakeven import BreakEven, energy_at
 from energyq.breakeven_text import sentence
+from energyq.drawing import Axis, Drawing, nice
+from energyq.looks import SERIES
 from energyq.numbers import energy_unit, figures
 from energyq.study import Study
-from energyq.svg import SERIES, Axis, Drawing, nice
 
 _PANEL, _HEIGHT, _LEFT, _TOP, _BOTTOM = 240, 300, 62, 52, 46
 

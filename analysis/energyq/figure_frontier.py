@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from energyq.drawing import Axis, Drawing, nice
 from energyq.frontier import Point, View
+from energyq.looks import SERIES
 from energyq.numbers import energy_unit, figures
 from energyq.study import Study
-from energyq.svg import SERIES, Axis, Drawing, nice
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 760, 320, 66, 52
 
@@ -70,15 +71,15 @@ def _panel(
         steps.append((x.at(energy), y.at(quality)))
     if steps:
         drawing.curve([*steps, (x.end_px, steps[-1][1])], "l-0")
-    taken: list[tuple[float, float]] = []
+    names: list[tuple[float, float, str]] = []  # written last, so that no line crosses one
     for point in known:
         view = _view(point, key)
         if view.energy_j is None or point.quality is None:
             continue
         at_x, at_y = x.at(view.energy_j / scale), y.at(point.quality)
         if view.u_energy_j is not None:
-            drawing.line(x.at(max((view.energy_j - view.u_energy_j) / scale, 0)), at_y,
-                         x.at((view.energy_j + view.u_energy_j) / scale), at_y, "error")  # fmt: skip
+            low, high = (x.within((view.energy_j + s * view.u_energy_j) / scale) for s in (-1, 1))
+            drawing.line(low, at_y, high, at_y, "error")
         if point.u_quality is not None:
             low, high = (y.at(point.quality + s * point.u_quality) for s in (-1, 1))
             drawing.line(at_x, low, at_x, high, "error")
@@ -86,7 +87,8 @@ def _panel(
         drawing.mark(at_x, at_y, series, f"{point.name}: {figures(point.quality, 3)}")
         # A name goes where no other name is yet: right above, else right below, else further down.
         places = (at_y - 8, at_y + 16, at_y + 29, at_y - 21, at_y + 42, at_y - 34)
-        free = [t for t in places if all(abs(t - b) > 11 or abs(at_x - a) > 34 for a, b in taken)]
+        free = [t for t in places if all(abs(t - b) > 11 or abs(at_x - a) > 34 for a, b, _ in names)]
         text_y = free[0] if free else places[-1]
-        taken.append((at_x, text_y))
-        drawing.words(at_x + 7, text_y, point.student, "small")
+        names.append((at_x, text_y, point.student))
+    for at_x, text_y, name in names:
+        drawing.words(at_x + 7, text_y, name, "small over")

@@ -10,12 +10,13 @@ from energyq.advise import advise, checks
 from energyq.breakdown import Piece, breakdown, side_by_side
 from energyq.breakeven import AT_N, NOISE, BreakEven, break_even
 from energyq.breakeven_text import sentence
+from energyq.drawing import Drawing
 from energyq.frontier import Point, frontier
 from energyq.frontier_text import NO_QUALITY, rankings
 from energyq.numbers import NONE, energy_unit, figures, in_unit
 from energyq.page import figure, folded, heading, items, page, paragraph, section, table
 from energyq.study import Study
-from energyq.svg import Drawing
+from energyq.svg import svg
 from energyq.verdict import verdict
 
 METHOD = (
@@ -73,13 +74,13 @@ def study_report(found: Findings) -> str:
         paragraph(verdict(study, answers)),
         section(
             "Where the energy goes",
-            figure(drawn["breakdown"].svg(), "Energy by stage; the teacher's share is hatched."),
+            figure(svg(drawn["breakdown"]), "Energy by stage; the teacher's share is hatched."),
             folded("The numbers", _pieces(found)),
         ),
         section("What quality costs", *_frontier(found.points, drawn)),
         section(
             "When distilling pays",
-            figure(drawn["breakeven"].svg(), REUSED),
+            figure(svg(drawn["breakeven"]), REUSED),
             _answers(answers), items(sentence(a) for a in answers),
             folded("How the ranking turns", items(rankings(study))),
         ),
@@ -100,7 +101,7 @@ def _frontier(points: list[Point], drawn: dict[str, Drawing]) -> Iterator[str]:
         yield paragraph(f"{NO_QUALITY[0].upper()}{NO_QUALITY[1:]}.")
         return
     yield figure(
-        drawn["frontier"].svg(), "Bars are 95 % intervals. A point above and left of another beats it."
+        svg(drawn["frontier"]), "Bars are 95 % intervals. A point above and left of another beats it."
     )
     unit, scale = energy_unit([p.full.energy_j for p in points])
     views = [("student only", "student_only"), ("one-off", "full")]

@@ -11,6 +11,8 @@ import click
 from energyq.options import Finite, open_store, options, settings_of
 
 if TYPE_CHECKING:
+    from energyd.store.read import Reader
+    from energyq.drawing import Drawing
     from energyq.study import Study
 
 
@@ -141,56 +143,78 @@ def advise_command(
 
 
 @click.command("report")
-@click.argument("run_name", metavar="[RUN]", required=False)
+@click.argument("run_names", metavar="[RUN]...", nargs=-1)
 @study_options
 @click.option(
     "--reuse", metavar="N", type=Finite(min=1), help="Uses of the teacher's artifact, for the advice."
 )
+@click.option("--figures", "folder", type=click.Path(path_type=Path), help="Also each figure into DIR.")
 @click.option(
-    "--figures", "folder", type=click.Path(path_type=Path), help="Also each figure as SVG into DIR."
-)
+    "--figure-format", "figure_formats", multiple=True, type=click.Choice(("svg", "png")), default=("svg",),
+    show_default=True, help="Once or twice; png needs matplotlib, the extra `figures`.",
+)  # fmt: skip
 @options
 @click.pass_context
 def report_command(
-    ctx: click.Context, /, run_name: str | None, reuse: float | None, repeatability: float | None,
-    folder: Path | None, **own: Any,
+    ctx: click.Context, /, run_names: tuple[str, ...], reuse: float | None, repeatability: float | None,
+    folder: Path | None, figure_formats: tuple[str, ...], **own: Any,
 ) -> None:  # fmt: skip
-    """Write RUN, or without one the study of all labelled runs, as one page that needs no network.
+    """Write each RUN, or without one the study of all labelled runs, as one page that needs no network.
 
     \b
-    Example:
+    Examples:
       energyq report --study poster --reuse 6 -o report.html
+      energyq report kd-1b -o kd.html --figures paper --figure-format png
     """
-    from energyq.find import find_run
     from energyq.formats import opened
-    from energyq.report import drawings, find, study_report
 
     settings = settings_of(ctx, **own)
     if settings["format_"] is not None:
         raise click.UsageError("a report is a page of HTML: no --format", ctx)
-    if run_name is not None:
-        if settings["study"] or folder:
-            raise click.UsageError(
-                "a report is of RUN or of a study: RUN goes with no --study, --figures", ctx
-            )
+    if run_names and settings["study"]:
+        raise click.UsageError("a report is of RUN or of a study: RUN goes with no --study", ctx)
+    if run_names:
         from energyq.report_run import run_report
 
         with open_store(settings) as reader:
-            run_id = find_run(reader, run_name)
-            if run_id is None:
-                raise click.UsageError("all is no run; without RUN the report is of all labelled runs", ctx)
-            page = run_report(reader, run_id)
-        with opened(settings["output"]) as out:
-            out.write(page)
-        return
-    found = find(load(settings), reuse=reuse, repeatability=repeatability)
-    text = study_report(found)
+            text, drawn = run_report(reader, _runs_meant(ctx, reader, run_names))
+    else:
+        from energyq.report import drawings, find, study_report
+
+        found = find(load(settings), reuse=reuse, repeatability=repeatability)
+        text, drawn = study_report(found), drawings(found)
+    if folder is not None:
+        write_figures(drawn, folder, figure_formats)
     with opened(settings["output"]) as out:
         out.write(text)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, drawing in drawings(found).items():
-            (folder / f"{name}.svg").write_text(drawing.svg(alone=True), encoding="utf-8")
+
+
+def _runs_meant(ctx: click.Context, reader: Reader, words: tuple[str, ...]) -> list[str]:
+    """The ids of the runs that words mean, each once."""
+    from energyq.find import find_run
+
+    found: dict[str, None] = {}
+    for word in words:
+        run_id = find_run(reader, word)
+        if run_id is None:
+            raise click.UsageError("all is no run; without RUN the report is of all labelled runs", ctx)
+        found[run_id] = None
+    return list(found)
+
+
+def write_figures(drawn: dict[str, Drawing], folder: Path, formats: tuple[str, ...]) -> None:
+    """Each figure as a file of its own. Raises FiguresMissing, before anything is written, OSError."""
+    from energyq.png import need_matplotlib, write_png
+    from energyq.svg import svg
+
+    if "png" in formats:
+        need_matplotlib()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, drawing in drawn.items():
+        if "svg" in formats:
+            (folder / f"{name}.svg").write_text(svg(drawing, alone=True), encoding="utf-8")
+        if "png" in formats:
+            write_png(drawing, folder / f"{name}.png")
 
 
 STUDY_COMMANDS = (breakeven_command, frontier_command, advise_command, report_command)
