@@ -155,7 +155,7 @@ def runs(ctx: click.Context, /, **own: Any) -> None:
 @cli.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--net", is_flag=True, help="Also what went beyond idling, by the run's prerun stage.")
-@click.option("--study", metavar="NAME|FILE.csv", help="The stages of a study's table; `poster` is shipped.")
+@click.option("--study", metavar="NAME|FILE.csv", help="A study's stages side by side; `store`: its own.")
 @options
 @click.pass_context
 def stages(ctx: click.Context, /, run_name: str | None, net: bool, study: str | None, **own: Any) -> None:
@@ -174,7 +174,7 @@ def stages(ctx: click.Context, /, run_name: str | None, net: bool, study: str | 
     settings = settings_of(ctx, **own)
     if study is not None:
         if run_name is not None or net:
-            raise click.UsageError("--study shows a table's stages: neither RUN nor --net goes with it", ctx)
+            raise click.UsageError("--study shows a study's stages: neither RUN nor --net goes with it", ctx)
         ctx.exit(0 if show_stages_of(study, settings) else 4)
     with open_store(settings) as reader:
         run_id = find_run(reader, run_name)
@@ -257,11 +257,15 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
     "--repeatability", metavar="SHARE", type=Finite(min=0, max=1), default=0.005, show_default=True,
     help="Usual spread (k = 1) between runs, where it cannot be told from repeats.",
 )  # fmt: skip
+@click.option("--allow-mixed", is_flag=True, help="Compare unlike set-ups all the same, and say so.")
 @options
 @click.pass_context
-def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float, **own: Any) -> None:
+def compare_command(
+    ctx: click.Context, /, a: str, b: str, repeatability: float, allow_mixed: bool, **own: Any
+) -> None:
     """Do A and B differ in energy? Each: a RUN, key=value for all runs so labelled, or either with /STAGE.
 
+    Runs that differ in hardware, driver, domains, or the labels tokenizer or train_config are refused.
     Exits 4 if an energy is unknown.
 
     \b
@@ -276,7 +280,7 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
     if settings["format_"] not in (None, "table", "json"):
         raise click.UsageError("compare speaks table (text) or json", ctx)
     with open_store(settings) as reader:
-        found = compare(reader, a, b, repeatability)
+        found = compare(reader, a, b, repeatability, allow_mixed=allow_mixed)
     show(found, settings["format_"], settings["output"])
     ctx.exit(0 if found.difference_j is not None else 4)
 

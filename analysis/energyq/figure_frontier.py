@@ -11,14 +11,14 @@ from energyq.study import Study
 _WIDTH, _HEIGHT, _LEFT, _TOP = 760, 320, 66, 52
 
 
-def draw(study: Study, points: list[Point]) -> Drawing | None:
+def draw(study: Study, points: list[Point], reuse: float | None = None) -> Drawing | None:
     """Two panels, or three with a reuse; None where no quality is known."""
     known = [p for p in points if p.quality is not None and p.full.energy_j is not None]
     if not known:
         return None
     panels = [("student only", "student_only"), ("one-off", "full")]
     if known[0].at_reuse is not None:
-        panels.append(("artifact shared", "at_reuse"))
+        panels.append((f"shared by {reuse:g} uses" if reuse else "artifact shared", "at_reuse"))
     unit, scale = energy_unit([p.full.energy_j for p in known])
     text = "; ".join(
         f"{p.name}: quality {figures(p.quality, 3)}, one-off {figures((p.full.energy_j or 0) / scale)} {unit}"
@@ -45,7 +45,7 @@ def draw(study: Study, points: list[Point]) -> Drawing | None:
         start = _LEFT + panel * wide
         x = Axis(0, nice(0, max(energies))[-1], start, start + wide - 78)
         y = Axis(marks[0], marks[-1], _HEIGHT - 20, _TOP)
-        drawing.axes(x, y, f"energy / {unit}", "quality" if panel == 0 else "")
+        drawing.axes(x, y, f"energy / {unit}", (study.metric or "quality") if panel == 0 else "")
         drawing.words((x.start_px + x.end_px) / 2, _TOP - 10, title, "bold", "middle")
         _panel(drawing, x, y, known, key, pipelines, scale)
     return drawing

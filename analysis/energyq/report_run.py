@@ -14,6 +14,7 @@ from energyq.find import Refused, question
 from energyq.notes import FLAGS
 from energyq.numbers import NONE, energy_unit, figures, percent, share_percent, whole
 from energyq.page import figure, heading, items, page, paragraph, section, table
+from energyq.starved import add_starved, flags_of
 from energyq.svg import svg
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ def _about_run(
 ) -> tuple[list[str], Drawing | None]:
     """(parts of the page, the trace that is among them)."""
     stages = reader.sql(question("stages"), {"run_id": run_id}).dicts()
+    add_starved(reader, stages)
     if not stages:
         raise Refused(f"run {run_id} has no stages\n  cure: `energyq runs` lists others")
     about = reader.sql("SELECT * FROM runs WHERE run_id = $run_id", {"run_id": run_id}).dicts()
-    devices = reader.sql(question("environment"), {"run_id": run_id}).dicts()
+    devices = reader.sql(question("environment"), {"runs": [run_id]}).dicts()
     name = total.get("run") or run_id
     drawing = power_drawing(reader, devices, stages, figure_name, pieces)
     parts = [
@@ -97,6 +99,13 @@ def trace(drawing: Drawing) -> str:
     return figure(svg(drawing), TRACE).replace("<figure>", '<figure class="power">', 1)
 
 
+def drawing_of_run(reader: Reader, run_id: str, name: str) -> Drawing | None:
+    """The power of one run among others on a page, drawn more coarsely."""
+    stages = reader.sql(question("stages"), {"run_id": run_id}).dicts()
+    devices = reader.sql(question("environment"), {"runs": [run_id]}).dicts()
+    return power_drawing(reader, devices, stages, name, _PIECES // 8) if stages else None
+
+
 def power_drawing(
     reader: Reader, charged: list[Row], stages: list[Row], name: str, most: int
 ) -> Drawing | None:
@@ -127,20 +136,22 @@ def power_drawing(
 
 
 def _stages(stages: list[Row]) -> str:
+    starving = any(s["starved_share"] is not None for s in stages)
     rows = [
         ["\u2003" * s["depth"] + s["stage"], figures(s["seconds"]), figures(s["gpu_j"]), figures(s["cpu_j"]),
          figures(s["total_j"]), figures(s["u_random_j"], 2), figures(s["u_total_j"], 2), figures(s["mean_w"]),
          whole(s["tokens"]), s["token_unit"] or NONE, figures(s["j_per_token"]), percent(s["coverage"]),
-         s["reason"] or ""]
+         *([percent(s["starved_share"])] if starving else []), s["reason"] or ""]
         for s in stages
     ]  # fmt: skip
     energies = ["GPU / J", "CPU / J", "total / J", "±", "± all", "mean / W"]
-    columns = ["stage", "s", *energies, "tokens", "unit", "J/token", "coverage / %", "why not"]
+    columns = ["stage", "s", *energies, "tokens", "unit", "J/token", "coverage / %"]
+    columns += [*(["starved / %"] if starving else []), "why not"]
     return table(columns, rows)
 
 
 def _flags(stages: list[Row]) -> list[str]:
-    flags = sorted({f for s in stages for f in s["flags"] or () if f in FLAGS})
+    flags = sorted({f for s in stages for f in flags_of(s) if f in FLAGS})
     return [f"{flag}: {FLAGS[flag]}" for flag in flags]
 
 

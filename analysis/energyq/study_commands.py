@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from energyd.store.read import Reader
     from energyq.drawing import Drawing
     from energyq.study import Study
+
+
+STORE: Final = "store"
+"""The word for the labelled runs of the store, where a study must be named."""
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,10 +37,10 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def load(settings: dict[str, Any]) -> Study:
     """The study asked for: a table, or the labelled runs of the store."""
-    from energyq.study import read_csv
+    from energyq.study_csv import read_csv
     from energyq.study_store import must_be_alike, read_store
 
-    if settings["study"]:
+    if settings["study"] not in (None, STORE):
         return read_csv(settings["study"])
     with open_store(settings) as reader:
         study = read_store(reader, metric=settings["metric"])
@@ -45,11 +49,10 @@ def load(settings: dict[str, Any]) -> Study:
 
 
 def show_stages_of(word: str, settings: dict[str, Any]) -> bool:
-    """The stages of a study's table; False if an energy is not known."""
+    """The stages of a study side by side; False if an energy is not known."""
     from energyq.breakdown import breakdown, is_whole, show
-    from energyq.study import read_csv
 
-    found = read_csv(word)
+    found = load({**settings, "study": word, "metric": None, "allow_mixed": True})
     pieces = breakdown(found)
     show(found, pieces, settings["format_"], settings["output"])
     return is_whole(pieces)
@@ -110,14 +113,17 @@ def frontier_command(
 @click.command("advise")
 @study_options
 @click.option(
-    "--reuse", metavar="N", type=Finite(min=1), required=True, help="Uses of the teacher's artifact."
+    "--reuse",
+    metavar="N",
+    type=Finite(min=1),
+    help="Uses of the teacher's artifact. [default: those counted]",
 )
 @click.option("--quality", metavar="Q", type=Finite(), help="The least quality that will do.")
 @click.option("--student", metavar="SIZE", help="Only this size.")
 @options
 @click.pass_context
 def advise_command(
-    ctx: click.Context, /, reuse: float, quality: float | None, student: str | None,
+    ctx: click.Context, /, reuse: float | None, quality: float | None, student: str | None,
     repeatability: float | None, **own: Any,
 ) -> None:  # fmt: skip
     """Which pipeline takes least at this reuse and quality, what to attack first, what would flip the answer?
@@ -153,11 +159,12 @@ def advise_command(
     "--figure-format", "figure_formats", multiple=True, type=click.Choice(("svg", "png")), default=("svg",),
     show_default=True, help="Once or twice; png needs matplotlib, the extra `figures`.",
 )  # fmt: skip
+@click.option("--check", is_flag=True, help="No page: does the study keep docs/protocol.md? Exits 4 if not.")
 @options
 @click.pass_context
 def report_command(
     ctx: click.Context, /, run_names: tuple[str, ...], reuse: float | None, repeatability: float | None,
-    folder: Path | None, figure_formats: tuple[str, ...], **own: Any,
+    folder: Path | None, figure_formats: tuple[str, ...], check: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Write each RUN, or without one the study of all labelled runs, as one page that needs no network.
 
@@ -165,10 +172,15 @@ def report_command(
     Examples:
       energyq report --study poster --reuse 6 -o report.html
       energyq report kd-1b -o kd.html --figures paper --figure-format png
+      energyq report --check
     """
     from energyq.formats import opened
 
     settings = settings_of(ctx, **own)
+    if check:
+        if run_names or folder:
+            raise click.UsageError("--check is of a study: neither RUN nor --figures goes with it", ctx)
+        ctx.exit(0 if _keeps_protocol(settings, reuse) else 4)
     if settings["format_"] is not None:
         raise click.UsageError("a report is a page of HTML: no --format", ctx)
     if run_names and settings["study"]:
@@ -182,11 +194,37 @@ def report_command(
         from energyq.report import drawings, find, study_report
 
         found = find(load(settings), reuse=reuse, repeatability=repeatability)
-        text, drawn = study_report(found), drawings(found)
+        traces = _traces(settings, found.study) if found.study.from_store else []
+        text, drawn = study_report(found, traces), drawings(found) | {d.name: d for d in traces}
     if folder is not None:
         write_figures(drawn, folder, figure_formats)
     with opened(settings["output"]) as out:
         out.write(text)
+
+
+def _keeps_protocol(settings: dict[str, Any], reuse: float | None) -> bool:
+    """Show the checklist; False if something of it fails. Mixed set-ups are a failed check there."""
+    from energyq.checks import checks, shown
+    from energyq.formats import opened
+    from energyq.rows import write_rows
+
+    study = load({**settings, "allow_mixed": True})
+    done = checks(study, reuse)
+    if not write_rows([vars(c) for c in done], settings["format_"], settings["output"]):
+        with opened(settings["output"]) as out:
+            out.writelines(line + "\n" for line in shown(study, done))
+    return all(c.passed for c in done)
+
+
+def _traces(settings: dict[str, Any], study: Study) -> list[Drawing]:
+    """The power of one run a pipeline, of the largest size."""
+    from energyq.report_run import drawing_of_run
+
+    largest = study.students()[-1]
+    first = {p: cell[0].run_id for p in study.pipelines() if (cell := study.cell(p, largest))}
+    with open_store(settings) as reader:
+        drawn = [drawing_of_run(reader, r, f"power-{i}") for i, r in enumerate(first.values(), 1) if r]
+    return [d for d in drawn if d is not None]
 
 
 def _runs_meant(ctx: click.Context, reader: Reader, words: tuple[str, ...]) -> list[str]:

@@ -16,7 +16,7 @@ from energyq.commands import run
 from energyq.drawing import Drawing, Rect, Words
 from energyq.looks import FILL
 from energyq.report import drawings, find
-from energyq.study import read_csv
+from energyq.study_csv import read_csv
 
 GRID = """pipeline,student,stage,kwh,quality,seed,artifact
 sft,1B,student.train,6,0.61,0,

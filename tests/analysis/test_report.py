@@ -17,7 +17,7 @@ from energyq.commands import run
 from energyq.drawing import Axis, decades, nice
 from energyq.report import drawings, find, study_report
 from energyq.report_run import run_report
-from energyq.study import read_csv
+from energyq.study_csv import read_csv
 from energyq.svg import svg
 
 GRID = """pipeline,student,stage,kwh,quality,seed,artifact
@@ -100,7 +100,7 @@ def test_the_numbers_are_in_the_page_as_text_too(grid: str) -> None:
     assert "No doubt is stated" in poster
     found = study_report(find(read_csv(grid)))
     assert ">0.665<" in found
-    assert "two or more of each" in found
+    assert "NOT: seeds, 3 seeds or more of each pipeline and size" in found
 
 
 def test_text_of_a_study_cannot_become_markup(tmp_path: Path) -> None:
