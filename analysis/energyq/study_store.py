@@ -66,6 +66,7 @@ class _Known:
         for row in reader.sql(question("study_artifacts"), {"runs": run_ids}).dicts():
             self.artifacts.setdefault(row["run_id"], []).append(_Made(row))
         elsewhere = {s for of_run in self.artifacts.values() for made in of_run for s in made.stage_ids}
+        self.making = {m.row["stage_id"] for of_run in self.artifacts.values() for m in of_run}
         makers = {
             c for of_run in self.artifacts.values() for m in of_run if (c := chains.get(m.made_by or ""))
         }
@@ -140,11 +141,14 @@ def _bear(execution: Execution, made: _Made, chain: Chain, known: _Known) -> Non
     name = made.row["stage"] or f"teacher.{made.row['kind']}"
     ids = dict.fromkeys(made.stage_ids)
     maker = known.chains.get(made.made_by or "")
-    for run_id in maker.run_ids if maker else ():  # attempts of the maker that died while making it
+    for run_id in maker.run_ids if maker else ():  # attempts of the maker at it, of which nothing came
         ids |= dict.fromkeys(
-            s["stage_id"] for s in known.tops.get(run_id, []) if s["stage"] == name and s["status"] != "ok"
+            s["stage_id"]
+            for s in known.tops.get(run_id, [])
+            if s["stage"] == name and s["stage_id"] not in known.making
+            if s["status"] != "ok" or run_id != made.made_by
         )
-    if not made.stage_ids and made.made_by not in chain.run_ids:
+    if not made.stage_ids and (made.reported_j is not None or made.made_by not in chain.run_ids):
         if made.reported_j is not None:
             known.notes.add(f"REPORTED, not measured here: what {made.row['name']} cost to make")
         _add(execution, name, {"total_j": made.reported_j})

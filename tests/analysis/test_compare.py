@@ -224,7 +224,10 @@ def test_unlike_runs_are_refused_with_what_differs_unless_mixing_is_allowed(
     mixed = energyq("compare", a, b, "--store", root, "--allow-mixed")
     assert (mixed.returncode, mixed.stderr) == (0, "")
     assert "warning: MIXED, tokenizer: t1 / t2" in mixed.stdout
-    with open_reader(root) as reader, pytest.raises(Refused, match="hardware: H100 / H200; driver: 580 / 590"):
+    with (
+        open_reader(root) as reader,
+        pytest.raises(Refused, match="hardware: H100 / H200; driver: 580 / 590"),
+    ):
         compare(reader, a, c, 0.0)
     silent = judged(root, a, c, allow_mixed=True).warnings
     assert "tokenizer is not told by B: nobody knows whether it is the same" in silent
@@ -232,8 +235,8 @@ def test_unlike_runs_are_refused_with_what_differs_unless_mixing_is_allowed(
 
 def test_an_upgraded_driver_makes_runs_on_one_board_unlike(store: Store) -> None:
     [a] = plain_runs(store, [300.0], driver="580")
-    store.add("devices", **{**dict(device=0, t_ns=T0 + 2 * S, uuid="gpu-0", domain="gpu", name="test gpu"),
-                            "source": "ring", "origin": "measured", "driver": "590", "max_step_ns": 100 * MS})  # fmt: skip
+    store.add("devices", device=0, t_ns=T0 + 2 * S, uuid="gpu-0", domain="gpu", name="test gpu", source="ring",
+              origin="measured", driver="590", max_step_ns=100 * MS)  # fmt: skip
     [b] = plain_runs(store, [303.0])
     with open_reader(store.write()) as reader, pytest.raises(Refused, match="driver: 580 / 590"):
         compare(reader, a, b, 0.0)
