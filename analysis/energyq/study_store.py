@@ -78,7 +78,8 @@ class _Known:
         self.stages: dict[str, Row] = {row["stage_id"]: row for row in rows}
         self.tops: dict[str, list[Row]] = {}
         for row in rows:
-            self.tops.setdefault(row["run_id"], []).append(row)
+            if row["depth"] == 0:  # a nested one that made an artifact is in its parent's energy
+                self.tops.setdefault(row["run_id"], []).append(row)
         self.facts = facts_of(reader, run_ids)
 
 

@@ -235,8 +235,8 @@ def test_unlike_runs_are_refused_with_what_differs_unless_mixing_is_allowed(
 
 def test_an_upgraded_driver_makes_runs_on_one_board_unlike(store: Store) -> None:
     [a] = plain_runs(store, [300.0], driver="580")
-    store.add("devices", device=0, t_ns=T0 + 2 * S, uuid="gpu-0", domain="gpu", name="test gpu", source="ring",
-              origin="measured", driver="590", max_step_ns=100 * MS)  # fmt: skip
+    store.add("devices", device=0, t_ns=T0 + 2 * S, uuid="gpu-0", domain="gpu", name="test gpu",
+              source="ring", origin="measured", driver="590", max_step_ns=100 * MS)  # fmt: skip
     [b] = plain_runs(store, [303.0])
     with open_reader(store.write()) as reader, pytest.raises(Refused, match="driver: 580 / 590"):
         compare(reader, a, b, 0.0)
