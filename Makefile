@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -p tests.allowed_skips
 ARGS ?=
 OUT ?= docs/results/accuracy
+PAGE ?= docs/results/poster.html
 BENCHES ?= storage client_cost intake hours daemon_cost everyday query query_year query_billion
 # A tool that talks only when something is wrong.
 quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f $$log; exit 1; }
@@ -75,6 +76,9 @@ bench-same: setup ## is the same load called different? Forty runs on an NVIDIA 
 
 bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; needs an NVIDIA GPU, 2 minutes
 	@$(BIN)/python tests/bench/sync_edges.py $(ARGS)
+
+screenshots: setup ## how a report looks, light, dark and printed (PAGE=docs/results/poster.html); needs chromium
+	@$(BIN)/python tests/bench/screenshots.py $(PAGE)
 
 demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)

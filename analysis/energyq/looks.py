@@ -25,7 +25,8 @@ STROKE: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
 """Lines by series: colour, dashes in px."""
 
 ON_DARK: Final = {
-    "l-0": "#eee", "m-0": "#eee", "p-student": "#5b9fcd", "p-prerun": "#666", "p-other": "#444"
+    "l-0": "#eee", "m-0": "#eee", "l-1": "#5aa9e6", "m-1": "#5aa9e6", "l-2": "#e8804f", "m-2": "#e8804f",
+    "l-3": "#6cc08b", "m-3": "#6cc08b", "p-student": "#5b9fcd", "p-prerun": "#666", "p-other": "#444"
 }  # fmt: skip
 """What would not be seen on dark paper."""
 
