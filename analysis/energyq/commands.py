@@ -11,6 +11,7 @@ import click
 
 from energyq.formats import Enough
 from energyq.options import Finite, open_store, options, settings_of
+from energyq.report_command import report_command
 from energyq.study_commands import STUDY_COMMANDS, show_stages_of
 
 if TYPE_CHECKING:
@@ -335,5 +336,5 @@ def carbon(
     ctx.exit(0 if whole else 4)
 
 
-for _command in STUDY_COMMANDS:
+for _command in (*STUDY_COMMANDS, report_command):
     cli.add_command(_command)
