@@ -124,10 +124,12 @@ def show(study: Study, pieces: list[Piece], format_: str | None, output: Path | 
 
 def starved_lines(pieces: list[Piece]) -> Iterator[str]:
     """Which trainings waited more than they worked."""
+    several = len({p.stop for p in pieces}) > 1
     for p in pieces:
         if p.stage is None and is_starved(p.starved_share):
             share = percent(p.starved_share)
-            yield f"STARVED: {p.pipeline} {p.student}, {share} % of its training near the idle floor"
+            which = f" ({variant_name(p.stop)})" if several and p.stop else ""
+            yield f"STARVED: {p.pipeline} {p.student}{which}, {share} % of its training near the idle floor"
 
 
 def side_by_side(study: Study, pieces: list[Piece]) -> tuple[str, list[str], list[list[str]]]:

@@ -49,9 +49,10 @@ def nice(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, 20 … within."""
+    """1, 2, 5, 10, 20 … within; powers of ten alone where there are more than two decades."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**k for k in powers for m in (1, 2, 5)]
+    steps = (1, 2, 5) if high / low <= 100 * (1 + 1e-9) else (1,)
+    return [m * 10.0**k for k in powers for m in steps]
 
 
 def label(value: float) -> str:

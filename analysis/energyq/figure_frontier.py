@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from energyq.drawing import Axis, Drawing, nice
 from energyq.frontier import Point, View
 from energyq.looks import SERIES
@@ -71,7 +73,7 @@ def _panel(
         steps.append((x.at(energy), y.at(quality)))
     if steps:
         drawing.curve([*steps, (x.end_px, steps[-1][1])], "l-0")
-    names: list[tuple[float, float, str]] = []  # written last, so that no line crosses one
+    marks: list[tuple[float, float, str]] = []
     for point in known:
         view = _view(point, key)
         if view.energy_j is None or point.quality is None:
@@ -85,10 +87,35 @@ def _panel(
             drawing.line(at_x, low, at_x, high, "error")
         series = pipelines.index(point.pipeline) % SERIES
         drawing.mark(at_x, at_y, series, f"{point.name}: {figures(point.quality, 3)}")
-        # A name goes where no other name is yet: right above, else right below, else further down.
-        places = (at_y - 8, at_y + 16, at_y + 29, at_y - 21, at_y + 42, at_y - 34)
-        free = [t for t in places if all(abs(t - b) > 11 or abs(at_x - a) > 34 for a, b, _ in names)]
-        text_y = free[0] if free else places[-1]
-        names.append((at_x, text_y, point.student))
-    for at_x, text_y, name in names:
-        drawing.words(at_x + 7, text_y, name, "small over")
+        marks.append((at_x, at_y, point.student))
+    _names(drawing, marks, y)  # last, so that no line crosses one
+
+
+def _names(drawing: Drawing, marks: list[tuple[float, float, str]], axis: Axis) -> None:
+    """Beside each mark its name, where no mark and no other name is: right if there is room, else left."""
+    taken = [_Box(x - 6, y - 6, x + 6, y + 6) for x, y, _ in marks]
+    for x, y, name in marks:
+        wide = 7 * len(name)
+        for dy in (-8, 16, -21, 29, -34, 42):
+            right = _Box(x + 7, y + dy - 9, x + 7 + wide, y + dy + 2)
+            left = _Box(x - 7 - wide, y + dy - 9, x - 7, y + dy + 2)
+            inside = axis.end_px <= y + dy - 9 and y + dy + 2 <= axis.start_px
+            free = [b for b in (right, left) if inside and not any(b.meets(other) for other in taken)]
+            if free:
+                break
+        box = free[0] if free else right
+        taken.append(box)
+        drawing.words(box.x0, box.y1 - 2, name, "small over")
+
+
+@dataclass(frozen=True)
+class _Box:
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def meets(self, other: _Box) -> bool:
+        """Whether the two lie over each other."""
+        beside = self.x1 <= other.x0 or other.x1 <= self.x0
+        return not (beside or self.y1 <= other.y0 or other.y1 <= self.y0)

@@ -61,7 +61,8 @@ class Execution:
     def name(self) -> str:
         """As it is cited."""
         seed = f" seed {self.seed}" if self.seed is not None else ""
-        return f"{self.pipeline} {self.student}{seed}"
+        stop = f" {self.stop}" if self.stop is not None else ""
+        return f"{self.pipeline} {self.student}{stop}{seed}"
 
     def part(self, name: str) -> float | None:
         """Energy of one part of the equation, J; 0 where the pipeline has no such stage."""

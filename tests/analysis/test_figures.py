@@ -13,10 +13,22 @@ import pytest
 from analysis.energy_store import MS, T0, S, Store
 from energyq import png
 from energyq.commands import run
-from energyq.drawing import Drawing, Rect, Words
+from energyq.drawing import Drawing, Mark, Rect, Words
 from energyq.looks import FILL
 from energyq.report import drawings, find
 from energyq.study_csv import read_csv
+
+CROWD = """pipeline,student,stage,kwh,quality
+sft,S,student.train,5,0.600
+kd,S,student.train,5.1,0.605
+kd,S,teacher.logits,6,
+synthetic,S,student.train,5,0.610
+synthetic,S,teacher.generate,6,
+sft,M,student.train,5.2,0.602
+kd,M,student.train,5.19,0.607
+kd,M,teacher.logits,6,
+"""
+"""Points on top of each other, and an N* of hundreds."""
 
 GRID = """pipeline,student,stage,kwh,quality,seed,artifact
 sft,1B,student.train,6,0.61,0,
@@ -32,9 +44,12 @@ kd,7B,student.train,15,0.76,0,
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawing]:
-    path = tmp_path_factory.mktemp("grid") / "grid.csv"
-    path.write_text(GRID)
-    found = drawings(find(read_csv(str(path)), reuse=3))
+    folder = tmp_path_factory.mktemp("grid")
+    found: dict[str, Drawing] = {}
+    for name, text in (("grid", GRID), ("crowd", CROWD)):
+        (folder / f"{name}.csv").write_text(text)
+        study = read_csv(str(folder / f"{name}.csv"))
+        found |= {f"{name} {k}": d for k, d in drawings(find(study, reuse=3)).items()}
     return found | {f"poster {k}": d for k, d in drawings(find(read_csv("poster"), reuse=6)).items()}
 
 
@@ -59,7 +74,7 @@ def test_a_png_has_each_bar_where_and_as_long_as_the_drawing_says(drawn: dict[st
 
 
 def test_no_two_texts_of_a_figure_lie_over_each_other_and_none_is_cut_off(drawn: dict[str, Drawing]) -> None:
-    assert len(drawn) == 5
+    assert len(drawn) == 8
     for name, drawing in drawn.items():
         figure = png.figure_of(drawing)
         figure.draw_without_rendering()
@@ -71,6 +86,21 @@ def test_no_two_texts_of_a_figure_lie_over_each_other_and_none_is_cut_off(drawn:
         for text, box in boxes:
             assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1, (name, text)
             assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1, (name, text)
+
+
+def test_no_text_covers_a_mark(drawn: dict[str, Drawing]) -> None:
+    for name, drawing in drawn.items():
+        figure = png.figure_of(drawing)
+        figure.draw_without_rendering()
+        to_px = figure.axes[0].transData.transform
+        marks = [tuple(to_px((s.x, s.y))) for s in drawing.shapes if isinstance(s, Mark)]
+        assert marks or "breakdown" in name
+        for text in figure.axes[0].texts:
+            box = text.get_window_extent()
+            assert not any(box.x0 < x < box.x1 and box.y0 < y < box.y1 for x, y in marks), (
+                name,
+                text.get_text(),
+            )
 
 
 def test_every_axis_says_its_unit(drawn: dict[str, Drawing]) -> None:

@@ -100,21 +100,21 @@ def no_version(study: Study) -> None:
 
 
 SPOILT: list[tuple[Callable[[Study], None], set[str], str]] = [
-    (no_teacher, {"full-pipeline"}, "kd 1B seed 2"),
-    (no_prerun, {"stages"}, "sft 1B seed 0 (prerun)"),
+    (no_teacher, {"full-pipeline"}, "kd 1B budget seed 2"),
+    (no_prerun, {"stages"}, "sft 1B budget seed 0 (prerun)"),
     (other_driver, {"alike"}, "driver: 570 / 580"),
     (silent_tokenizer, {"alike"}, "tokenizer (not said for 1 of 6)"),
     (other_stop, {"budget", "seeds"}, "to_target (no baseline)"),
     (one_seed_less, {"seeds"}, "kd 1B"),
-    (no_examples, {"quality"}, "sft 1B seed 1 (examples)"),
-    (no_tokens, {"tokens"}, "sft 1B seed 1"),
+    (no_examples, {"quality"}, "sft 1B budget seed 1 (examples)"),
+    (no_tokens, {"tokens"}, "sft 1B budget seed 1"),
     (nothing_counted, {"reuse"}, "an assumption"),
     (poor_card, {"artifacts"}, "card of a (sha256)"),
-    (simulated, {"measured", "alike"}, "sft 1B seed 0 (gpu simulated)"),
-    (holes, {"covered"}, "kd 1B seed 0"),
-    (no_doubt, {"doubt"}, "kd 1B seed 0"),
-    (waits, {"starved"}, "kd 1B seed 0 (STARVED)"),
-    (no_version, {"version"}, "kd 1B seed 0"),
+    (simulated, {"measured", "alike"}, "sft 1B budget seed 0 (gpu simulated)"),
+    (holes, {"covered"}, "kd 1B budget seed 0"),
+    (no_doubt, {"doubt"}, "kd 1B budget seed 0"),
+    (waits, {"starved"}, "kd 1B budget seed 0 (STARVED)"),
+    (no_version, {"version"}, "kd 1B budget seed 0"),
 ]
 
 
