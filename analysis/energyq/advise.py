@@ -23,7 +23,7 @@ from energyq.study import PARTS, Study, variant_name
 class Sentence:
     """One piece of advice: what it is about, its words, and the numbers in it by name and unit."""
 
-    about: str  # reuse, choice, attack, flip, check
+    about: str  # mixed, reuse, choice, attack, flip, check
     text: str
     numbers: dict[str, float | str | None] = field(default_factory=dict)
     passed: bool | None = None  # of a check
@@ -60,6 +60,7 @@ def advise(
         said += about
     if not said:
         raise Refused(f"no run is of the student {student!r}\n  cure: one of {', '.join(study.students())}")
+    said = [Sentence("mixed", note) for note in study.mixed] + said
     done = [c for c in checks(study, reuse) if c.id in RECOMMENDED]
     return [*said, *(Sentence("check", c.text, {"id": c.id}, c.passed) for c in done)]
 

@@ -19,7 +19,7 @@ CURVE_N = (1, 2, 3, 5, 10, 20, 50, 100)
 
 def show(study: Study, answers: list[BreakEven], format_: str | None, output: Path | None) -> None:
     """Write it as text for people, or as rows with every digit."""
-    if write_rows([_row(a) for a in answers], format_, output):
+    if write_rows([_row(a, study.mixed) for a in answers], format_, output):
         return
     unit, scale = energy_unit([a.teacher_j for a in answers] + [a.baseline_student_j for a in answers])
     several = any(a.variant for a in answers)
@@ -92,7 +92,8 @@ def _below(study: Study, answers: list[BreakEven]) -> Iterator[str]:
     yield from study.notes
 
 
-def _row(answer: BreakEven) -> dict[str, Any]:
+def _row(answer: BreakEven, mixed: list[str]) -> dict[str, Any]:
     row = asdict(answer)
+    row["notes"] = [*mixed, *answer.notes]
     row["curve"] = [{"n": n, "energy_j": energy_at(answer, n)} for n in CURVE_N] if answer.total_j else []
     return row

@@ -19,7 +19,8 @@ def show(
     study: Study, points: list[Point], reuse: float | None, format_: str | None, output: Path | None
 ) -> None:
     """Write it as text for people, or as rows with every digit."""
-    if write_rows([asdict(p) for p in points], format_, output):
+    rows = [asdict(p) | {"notes": [*study.mixed, *p.notes]} for p in points]
+    if write_rows(rows, format_, output):
         return
     unit, scale = energy_unit([p.full.energy_j for p in points])
     views = [("student only", "student_only"), ("one-off", "full")]
@@ -28,7 +29,7 @@ def show(
     several = any(p.variant for p in points)
     columns = ["pipeline", "student", *(["training"] if several else []), "quality", "±"]
     columns += [name for title, _ in views for name in (f"{title} {unit}", "on front")]
-    rows = [
+    told = [
         [p.pipeline, p.student, *([p.variant or ""] if several else [])]
         + [figures(p.quality, 3), figures(p.u_quality, 2)]
         + [cell for _, key in views for cell in _cells(getattr(p, key), scale)]
@@ -36,7 +37,7 @@ def show(
     ]
     with opened(output) as out:
         out.write(f"study {study.name}\n")
-        print_table(columns, [i > 1 + several for i in range(len(columns))], rows, out, ["±"])
+        print_table(columns, [i > 1 + several for i in range(len(columns))], told, out, ["±"])
         out.write("\n")
         out.writelines(
             line + "\n" for line in [*_beaten(points, views), *rankings(study), *_below(study, points)]

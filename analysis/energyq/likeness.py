@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from energyq.find import Refused, question
+from energyq.study import MIXED
 
 if TYPE_CHECKING:
     from energyd.store.read import Reader
@@ -42,4 +43,4 @@ def refuse_or_note(found: Sequence[str], *, allow_mixed: bool) -> list[str]:
             f"these runs are not alike: {'; '.join(found)}\n"
             "  cure: runs of one set-up, or --allow-mixed, which the answer then says"
         )
-    return [f"MIXED, {line}" for line in found]
+    return [f"{MIXED}{line}" for line in found]

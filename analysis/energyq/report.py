@@ -13,6 +13,7 @@ from energyq.breakeven import AT_N, NOISE, BreakEven, break_even
 from energyq.breakeven_text import sentence
 from energyq.checks import checks
 from energyq.drawing import Drawing
+from energyq.find import Refused
 from energyq.frontier import Point, frontier
 from energyq.frontier_text import NO_QUALITY, rankings
 from energyq.likeness import LABELS, MUST_BE_ALIKE
@@ -43,15 +44,18 @@ class Findings:
     pieces: list[Piece]
     points: list[Point]
     answers: list[BreakEven]
+    unanswered: str = ""  # why there is no break-even
 
 
 def find(study: Study, *, reuse: float | None = None, repeatability: float | None = None) -> Findings:
-    """Ask the study everything, once. Raises Refused where it cannot be compared."""
-    return Findings(
-        study, reuse, repeatability, breakdown(study),
-        frontier(study, reuse=reuse, repeatability=repeatability),
-        break_even(study, reuse=reuse, repeatability=repeatability),
-    )  # fmt: skip
+    """Ask the study everything, once. Without a baseline there is no break-even; the rest is told."""
+    answers, why = [], ""
+    try:
+        answers = break_even(study, reuse=reuse, repeatability=repeatability)
+    except Refused as error:
+        why = str(error).partition("\n")[0]
+    points = frontier(study, reuse=reuse, repeatability=repeatability)
+    return Findings(study, reuse, repeatability, breakdown(study), points, answers, why)
 
 
 def drawings(found: Findings) -> dict[str, Drawing]:
@@ -99,7 +103,8 @@ def study_report(found: Findings, traces: Sequence[Drawing] = ()) -> str:
         section(
             "When distilling pays",
             *_figures(drawn, "breakeven", REUSED),
-            _answers(answers), items(sentence(a) for a in answers),
+            _answers(answers) if answers else paragraph(f"No break-even: {found.unanswered}."),
+            items(sentence(a) for a in answers),
             folded("How the ranking turns", items(rankings(study))),
         ),
         section("Power of one run each", *map(trace, traces)),

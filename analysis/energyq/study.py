@@ -19,6 +19,9 @@ BASELINES: Final = ("sft", "baseline")
 """Names of the pipeline without a teacher, the first that a study has."""
 
 
+MIXED: Final = "MIXED, "
+"""How a note begins that says in what runs differ which were compared all the same."""
+
 VARIANTS: Final = {"budget": "equal budget", "to_target": "to target"}
 """What a label `stop` is called: trainings that end after equal tokens, or at an equal quality."""
 
@@ -86,6 +89,11 @@ class Study:
     devices: list[dict[str, Any]] = field(default_factory=list)  # that measured it
     about: list[str] = field(default_factory=list)  # versions, hashes: lines for people
     stop: str | None = None  # of a study that is one variant of another
+
+    @property
+    def mixed(self) -> list[str]:
+        """In what its runs differ that should be alike, where that was allowed: every answer says it."""
+        return [note for note in self.notes if note.startswith(MIXED)]
 
     def variants(self) -> list[Study]:
         """This study once for each way in which trainings stopped; itself where there is one way.

@@ -276,3 +276,29 @@ def test_a_studys_table_has_domains_joules_a_token_and_who_starved(
     assert whole["starved_share"] == pytest.approx(0.5, abs=0.01)
     assert run(["stages", "--study", "store", "--store", root, "--format", "table"]) == 0
     assert "STARVED: kd 1B, 50." in capsys.readouterr().out
+
+
+def test_what_was_mixed_is_said_by_every_answer_in_every_format(
+    grid: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(grid, "kd2", "kd", 300, {"teacher.logits": 5, "student.train": 25}, seed=2, tokenizer="b")
+    add(grid, "kd3", "kd", 340, {"teacher.logits": 5, "student.train": 25}, seed=3, tokenizer="a")
+    root, note = str(grid.write()), "MIXED, tokenizer: a / b"
+    for command in (["breakeven"], ["frontier"], ["advise", "--reuse", "2"]):
+        assert run([*command, "--store", root]) == 2
+        assert "these runs are not alike: tokenizer: a / b" in capsys.readouterr().err
+        for format_ in ("table", "json", "csv"):
+            run([*command, "--store", root, "--allow-mixed", "--format", format_])
+            assert note in capsys.readouterr().out, (command, format_)
+    out = grid.root.parent / "r.html"
+    assert run(["report", "--store", root, "--allow-mixed", "-o", str(out)]) == 0
+    assert note in out.read_text()
+
+
+def test_a_report_without_a_baseline_has_all_but_the_break_even(grid: Store) -> None:
+    grid.rows["runs_log"] = [r for r in grid.rows["runs_log"] if r[1][0] != "base"]
+    out = grid.root.parent / "r.html"
+    assert run(["report", "--store", str(grid.write()), "--reuse", "2", "-o", str(out)]) == 0
+    page = out.read_text()
+    assert "has no baseline among its pipelines kd" in page
+    assert "at 2 uses for 1B, kd 1B takes least" in page
