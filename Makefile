@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -p tests.allowed_skips
 ARGS ?=
 OUT ?= docs/results/accuracy
+PAGE ?= docs/results/poster.html
 BENCHES ?= storage client_cost intake hours daemon_cost everyday query query_10m query_year query_billion
 # A tool that talks only when something is wrong.
 quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f $$log; exit 1; }
@@ -79,6 +80,9 @@ bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; nee
 
 bench-service: setup ## how soon is the service there again after kill -9? Root, a minute (docs/results/service.md)
 	@$(BIN)/python tests/bench/service.py > docs/results/service.md.new && mv docs/results/service.md.new docs/results/service.md
+
+screenshots: setup ## how a report looks, light, dark and printed (PAGE=docs/results/poster.html); needs chromium
+	@$(BIN)/python tests/bench/screenshots.py $(PAGE)
 
 demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)

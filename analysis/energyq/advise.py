@@ -7,23 +7,23 @@ difference inside noise says so: advice is no surer than its numbers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
 
-from energyq.breakeven import mean_figure
+from energyq.breakdown import breakdown
+from energyq.checks import RECOMMENDED, checks
 from energyq.find import Refused
 from energyq.frontier import Point, frontier, turns
+from energyq.means import mean_figure
 from energyq.numbers import energy_unit, figures
-from energyq.study import BASELINES, PARTS, Study
-
-CHECKS: Final = ("full-pipeline energy", "reuse", "artifacts", "repetitions")
+from energyq.starved import is_starved
+from energyq.study import PARTS, Study, variant_name
 
 
 @dataclass
 class Sentence:
     """One piece of advice: what it is about, its words, and the numbers in it by name and unit."""
 
-    about: str  # choice, attack, flip, check
+    about: str  # mixed, reuse, choice, attack, flip, check
     text: str
     numbers: dict[str, float | str | None] = field(default_factory=dict)
     passed: bool | None = None  # of a check
@@ -32,28 +32,59 @@ class Sentence:
 def advise(
     study: Study,
     *,
-    reuse: float,
+    reuse: float | None,
     quality: float | None,
     student: str | None = None,
     repeatability: float | None = None,
 ) -> list[Sentence]:
     """Choice, attack, flips and checks. Raises Refused where nothing is left to choose from.
 
-    `quality`: the least that will do, in the metric's unit; None: only energy counts, size by size.
-    """  # fmt: skip
+    `reuse`: uses of the teacher's artifact; None: as many as were counted. `quality`: the least that will do,
+    in the metric's unit; None: only energy counts, size by size. Where trainings stopped in several ways,
+    each is advised on by itself.
+    """
+    n = reuse if reuse is not None else counted_uses(study)
+    if n is None:
+        raise Refused(
+            f"study {study.name} has no recorded use of an artifact to count\n  cure: --reuse N says how many"
+        )
+    said: list[Sentence] = []
+    if reuse is None:
+        said.append(Sentence("reuse", f"{n:g} uses, as counted in this store", {"reuse": n}))
+    variants = study.variants()
+    for variant in variants:
+        about = _of_variant(variant, n, quality, student, repeatability)
+        if len(variants) > 1:
+            name = variant_name(variant.stop) or "no label stop"
+            about = [replace(s, text=f"{name}: {s.text}") for s in about]
+        said += about
+    if not said:
+        raise Refused(f"no run is of the student {student!r}\n  cure: one of {', '.join(study.students())}")
+    said = [Sentence("mixed", note) for note in study.mixed] + said
+    done = [c for c in checks(study, reuse) if c.id in RECOMMENDED]
+    return [*said, *(Sentence("check", c.text, {"id": c.id}, c.passed) for c in done)]
+
+
+def counted_uses(study: Study) -> float | None:
+    """Completed runs that used the artifact used most; None where nobody counted."""
+    counted = [e.uses for e in study.executions if e.uses]
+    return float(max(counted)) if counted else None
+
+
+def _of_variant(
+    study: Study, reuse: float, quality: float | None, student: str | None, repeatability: float | None
+) -> list[Sentence]:
     points = [
         p for p in frontier(study, reuse=reuse, repeatability=repeatability)
         if student is None or p.student == student
     ]  # fmt: skip
-    if not points:
-        raise Refused(f"no run is of the student {student!r}\n  cure: one of {', '.join(study.students())}")
     said: list[Sentence] = []
-    if quality is not None:
+    if points and quality is not None:
         said += _one_choice(study, [p for p in points if p.quality is not None], points, reuse, quality)
-    else:
+    elif points:
         for size in study.students():
             said += _of_size(study, [p for p in points if p.student == size], reuse)
-    return [*said, *checks(study, reuse)]
+    return said
 
 
 def _one_choice(
@@ -109,7 +140,7 @@ def _choice(study: Study, points: list[Point], reuse: float, where: str) -> list
         text += ", no doubt stated" if u is None else f" ± {figures(u / scale, 2)}"
         text += ": inside noise, a toss-up" if u is not None and apart <= u else ""
         numbers |= {"second": second.name, "apart_j": apart, "u_apart_j": u}
-    return [Sentence("choice", text, numbers), _attack(study, best, reuse)]
+    return [Sentence("choice", text, numbers), _attack(study, best, reuse), *_waiting(study, best)]
 
 
 def _attack(study: Study, point: Point, reuse: float) -> Sentence:
@@ -125,6 +156,19 @@ def _attack(study: Study, point: Point, reuse: float) -> Sentence:
         "attack", f"{point.name}: attack {name} first, {figures(share, 3)} % of its energy",
         {"part": largest, "share_percent": share},
     )  # fmt: skip
+
+
+def _waiting(study: Study, point: Point) -> list[Sentence]:
+    """A training that waited: its energy is the loader's as much as the pipeline's."""
+    wholes = [p for p in breakdown(study) if p.stage is None]
+    (whole,) = [p for p in wholes if (p.pipeline, p.student) == (point.pipeline, point.student)]
+    if not is_starved(whole.starved_share):
+        return []
+    share = 100 * (whole.starved_share or 0.0)
+    return [Sentence(
+        "attack", f"{point.name}: its training is STARVED, {figures(share, 3)} % of its time near the idle "
+        "floor: feed the device before comparing pipelines", {"starved_percent": share},
+    )]  # fmt: skip
 
 
 def _flips(study: Study, student: str, reuse: float) -> list[Sentence]:
@@ -144,31 +188,6 @@ def _flips(study: Study, student: str, reuse: float) -> list[Sentence]:
         text = f"{student}: from {figures(n, 3)} uses on, {name} would take least"
         said.append(Sentence("flip", text, {"reuse": n, "pipeline": name}))
     return said or [Sentence("flip", f"{student}: no number of uses would change who takes least")]
-
-
-def checks(study: Study, reuse: float | None) -> list[Sentence]:
-    """The paper's recommendations, as far as a study can show that it follows them."""
-    lacking = sorted({f"{e.pipeline} {e.student}" for e in study.executions if e.total_j is None})
-    distilled = [e for e in study.executions if e.pipeline not in BASELINES]
-    bare = sorted({f"{e.pipeline} {e.student}" for e in distilled if not e.artifacts})
-    counted = [e.uses for e in distilled if e.uses is not None]
-    single = sorted({f"{p.pipeline} {p.student}" for p in study.executions
-                     if len(study.cell(p.pipeline, p.student)) < 2})  # fmt: skip
-    uses = f"counted: {max(counted)}" if counted else "not counted"
-    return [
-        _check("full-pipeline energy", not lacking, f"known for every run{_but(lacking)}"),
-        _check("reuse", reuse is not None, f"{uses}; assumed here: {reuse:g}" if reuse is not None else uses),
-        _check("artifacts", not bare, f"named for every run that distils{_but(bare)}"),
-        _check("repetitions", not single, f"two or more of each{_but(single)}"),
-    ]
-
-
-def _check(name: str, passed: bool, text: str) -> Sentence:
-    return Sentence("check", f"{'ok' if passed else 'NOT'}: {name}, {text}", passed=passed)
-
-
-def _but(names: list[str]) -> str:
-    return f", but not {', '.join(names[:4])}{' …' if len(names) > 4 else ''}" if names else ""
 
 
 def _energy(point: Point) -> float:

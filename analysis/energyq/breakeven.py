@@ -13,31 +13,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Final
 
 from energyq.find import Refused
+from energyq.means import Figure, mean_figure
 from energyq.student import Part, half_width
-from energyq.study import PARTS, Execution, Study, added, part_of
+from energyq.study import Study, variant_name
 
 AT_N: Final = "at n"
 NEVER: Final = "never"
 NOISE: Final = "inside noise"
 UNKNOWN: Final = "unknown"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean over repetitions, J, and what it may be off by."""
-
-    mean_j: float | None
-    parts: tuple[Part, ...] = ()  # of the mean's variance, J²; empty: no doubt is stated
-    n: int = 0
-
-    @property
-    def u_j(self) -> float | None:
-        """Half the 95 % interval, J; None where no doubt is stated."""
-        return half_width(self.parts) if self.parts else None
+POOLED: Final = "pooled"
 
 
 @dataclass
@@ -60,11 +48,17 @@ class BreakEven:
     total_j: float | None = None  # with the whole teacher: one-off
     ratio: float | None = None  # total_j / baseline_total_j
     repetitions: int = 0  # of the distilled side
-    stop: str | None = None  # equal budget, or to a target
+    stop: str | None = None  # what ended the trainings: budget, to_target
+    variant: str | None = None  # its name, where the study has several
     uses: int | None = None  # counted
     reuse: float | None = None  # assumed or counted: at which the next is
     total_at_reuse_j: float | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """As it is cited."""
+        return f"{self.pipeline} {self.student}" + (f" ({self.variant})" if self.variant else "")
 
 
 def break_even(
@@ -73,7 +67,30 @@ def break_even(
     """Every distilling pipeline and size of a study, then what is pooled. Raises Refused without a baseline.
 
     `repeatability`: share (k = 1) by which an energy differs between repetitions, where there is only one.
+    Where trainings stopped in several ways, each is answered by itself, beside the others.
     """
+    variants = study.variants()
+    found: list[BreakEven] = []
+    refused: list[Refused] = []
+    for variant in variants:
+        try:
+            answers = _of_variant(variant, repeatability, reuse)
+        except Refused as error:
+            refused.append(error)
+            continue
+        for answer in answers:
+            answer.stop = variant.executions[0].stop
+            answer.variant = variant_name(answer.stop) or "(no label stop)" if len(variants) > 1 else None
+        found += answers
+    if not found:
+        raise refused[0]
+    study.notes += [note for error in refused if (note := str(error).partition("\n")[0]) not in study.notes]
+    place = {p: i for i, p in enumerate(study.pipelines())}
+    size = {s: i for i, s in enumerate([*study.students(), POOLED])}
+    return sorted(found, key=lambda a: (place[a.pipeline], size[a.student]))
+
+
+def _of_variant(study: Study, repeatability: float | None, reuse: float | None) -> list[BreakEven]:
     baseline = study.baseline
     found: list[BreakEven] = []
     for pipeline in study.pipelines():
@@ -88,7 +105,8 @@ def break_even(
         if pooled := _pooled(study, of_pipeline, repeatability, reuse):
             found.append(pooled)
     if not found:
-        raise Refused(f"study {study.name} has only the pipeline {baseline}\n  cure: runs that distil")
+        which = f" with stop={study.stop or '(none)'}" if study.stop is not None else ""
+        raise Refused(f"study {study.name}{which} has only the pipeline {baseline}\n  cure: runs that distil")
     return found
 
 
@@ -105,7 +123,6 @@ def _one(
         baseline_student_j=e_base.mean_j, student_j=e_student.mean_j,
         baseline_total_j=_mean([e.total_j for e in base]),
         total_j=_mean([e.total_j for e in distilled]), repetitions=len(distilled),
-        stop="/".join(sorted({e.stop for e in base + distilled if e.stop})) or None,
         uses=max(counted) if counted else None,
     )  # fmt: skip
     if not base:
@@ -137,7 +154,7 @@ def _pooled(
     distilled = [mean_figure(study.cell(pipeline, a.student), ("student",), repeatability) for a in answers]
     teacher = mean_figure(runs, ("teacher",), repeatability)
     answer = BreakEven(
-        pipeline, "pooled", study.baseline, UNKNOWN, teacher_j=teacher.mean_j,
+        pipeline, POOLED, study.baseline, UNKNOWN, teacher_j=teacher.mean_j,
         baseline_student_j=_mean([f.mean_j for f in base]), student_j=_mean([f.mean_j for f in distilled]),
         repetitions=len(runs), uses=answers[0].uses,
         notes=[f"sizes {', '.join(a.student for a in answers)} equally share {', '.join(sorted(shared))}"],
@@ -201,39 +218,6 @@ def _at_reuse(answer: BreakEven, reuse: float | None) -> BreakEven:
     if answer.reuse:
         answer.total_at_reuse_j = energy_at(answer, answer.reuse)
     return answer
-
-
-def mean_figure(runs: list[Execution], parts: tuple[str, ...] | None, repeatability: float | None) -> Figure:
-    """Mean energy of some parts of the equation (None: of all), with its doubt.
-
-    The spread of repetitions tells it, and never less than what the measurement states. `repeatability`
-    stands in for the spread where there is one repetition.
-    """
-    wanted = PARTS if parts is None else parts
-    values = [added([e.part(name) for name in wanted]) for e in runs]
-    known = [v for v in values if v is not None]
-    if not known or len(known) < len(values):
-        return Figure(None, n=len(values))
-    mean = fmean(known)
-    stated = added([_u2(e, wanted) for e in runs])
-    measured = None if stated is None else stated / 4 / len(runs) ** 2
-    if parts == ("teacher",) and runs[0].artifacts and len({e.artifacts for e in runs}) == 1:
-        known = known[:1]  # one artifact, made once: the other runs say the same figure again
-        measured = None if stated is None else stated / 4 / len(runs)
-    if len(known) > 1:
-        spread = Part(variance(known) / len(known), len(known) - 1)
-        enough = measured is None or half_width([spread]) >= half_width([Part(measured)])
-        return Figure(mean, (spread if enough else Part(measured or 0.0),), len(values))
-    found = [] if measured is None else [Part(measured)]
-    if repeatability is not None:
-        found.append(Part((repeatability * mean) ** 2))
-    return Figure(mean, tuple(found), len(values))
-
-
-def _u2(execution: Execution, wanted: tuple[str, ...]) -> float | None:
-    """Square of the random doubt (k = 2) of some parts together, J²; None where a stage states none."""
-    doubts = [u for stage, u in execution.u_stages.items() if part_of(stage) in wanted]
-    return added([None if u is None else u * u for u in doubts]) if doubts else None
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -11,7 +11,7 @@ from energyq.breakeven import AT_N, NEVER, NOISE, BreakEven, energy_at
 from energyq.formats import opened, print_table
 from energyq.numbers import NONE, energy_unit, figures, in_unit
 from energyq.rows import write_rows
-from energyq.study import Study
+from energyq.study import Study, variant_name
 
 CURVE_N = (1, 2, 3, 5, 10, 20, 50, 100)
 """Numbers of uses at which the curve E_teacher / n + E_rest is told in JSON."""
@@ -19,16 +19,17 @@ CURVE_N = (1, 2, 3, 5, 10, 20, 50, 100)
 
 def show(study: Study, answers: list[BreakEven], format_: str | None, output: Path | None) -> None:
     """Write it as text for people, or as rows with every digit."""
-    if write_rows([_row(a) for a in answers], format_, output):
+    if write_rows([_row(a, study.mixed) for a in answers], format_, output):
         return
     unit, scale = energy_unit([a.teacher_j for a in answers] + [a.baseline_student_j for a in answers])
+    several = any(a.variant for a in answers)
     columns = [
-        "pipeline", "student", f"teacher {unit}", f"student {unit}", f"{study.baseline} {unit}",
-        f"saving {unit}", "± saving", "N*", "95 % from", "to", "one-off ×",
+        "pipeline", "student", *(["training"] if several else []), f"teacher {unit}", f"student {unit}",
+        f"{study.baseline} {unit}", f"saving {unit}", "± saving", "N*", "95 % from", "to", "one-off ×",
     ]  # fmt: skip
     rows = [
         [
-            a.pipeline, a.student,
+            a.pipeline, a.student, *([a.variant or ""] if several else []),
             *(in_unit(scale, j) for j in
               (a.teacher_j, a.student_j, a.baseline_student_j, a.saving_j, a.u_saving_j)),
             figures(a.n_star, 3) if a.state in (AT_N, NOISE) else a.state,
@@ -39,14 +40,15 @@ def show(study: Study, answers: list[BreakEven], format_: str | None, output: Pa
     ]  # fmt: skip
     with opened(output) as out:
         out.write(f"study {study.name}\n")
-        print_table(columns, [i > 1 for i in range(len(columns))], rows, out, ["± saving", "one-off ×"])
+        numbers = [i > 1 + several for i in range(len(columns))]
+        print_table(columns, numbers, rows, out, ["± saving", "one-off ×"])
         out.write("\n")
         out.writelines(line + "\n" for line in [*map(sentence, answers), *_below(study, answers)])
 
 
 def sentence(answer: BreakEven) -> str:
     """What the answer means, in one sentence."""
-    who = f"{answer.pipeline} {answer.student}"
+    who = answer.name
     if answer.state == AT_N:
         bounds = ""
         if answer.n_low is not None:
@@ -81,16 +83,17 @@ def _below(study: Study, answers: list[BreakEven]) -> Iterator[str]:
     said: dict[str, list[str]] = {}
     for answer in answers:
         for note in answer.notes:
-            said.setdefault(note, []).append(f"{answer.pipeline} {answer.student}")
+            said.setdefault(note, []).append(answer.name)
     for note, who in said.items():
         yield f"{note}: {', '.join(who)}" if len(who) < len(answers) else note
-    stops = sorted({a.stop for a in answers if a.stop})
+    stops = list(dict.fromkeys(variant_name(a.stop) for a in answers if a.stop))
     if stops:
-        yield f"training stopped by: {', '.join(stops)}"
+        yield f"training: {', '.join(stops)}"
     yield from study.notes
 
 
-def _row(answer: BreakEven) -> dict[str, Any]:
+def _row(answer: BreakEven, mixed: list[str]) -> dict[str, Any]:
     row = asdict(answer)
+    row["notes"] = [*mixed, *answer.notes]
     row["curve"] = [{"n": n, "energy_j": energy_at(answer, n)} for n in CURVE_N] if answer.total_j else []
     return row

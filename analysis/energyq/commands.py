@@ -11,6 +11,7 @@ import click
 
 from energyq.formats import Enough
 from energyq.options import Finite, open_store, options, settings_of
+from energyq.report_command import report_command
 from energyq.study_commands import STUDY_COMMANDS, show_stages_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _EXIT = {
     "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
-    "FactorsMissing": 78,
+    "FactorsMissing": 78, "FiguresMissing": 78,
 }  # fmt: skip
 
 
@@ -50,8 +51,9 @@ def _code_of(error: Exception) -> int | None:
     from energyd.store.read import ReadError
     from energyq.factors import FactorsMissing
     from energyq.find import NotFound, Refused
+    from energyq.png import FiguresMissing
 
-    if isinstance(error, (ReadError, NotFound, Refused, FactorsMissing)):
+    if isinstance(error, (ReadError, NotFound, Refused, FactorsMissing, FiguresMissing)):
         return _EXIT.get(type(error).__name__, 1)
     return None
 
@@ -163,7 +165,7 @@ def runs(ctx: click.Context, /, **own: Any) -> None:
 @cli.command()
 @click.argument("run_name", metavar="[RUN]", required=False)
 @click.option("--net", is_flag=True, help="Also what went beyond idling, by the run's prerun stage.")
-@click.option("--study", metavar="NAME|FILE.csv", help="The stages of a study's table; `poster` is shipped.")
+@click.option("--study", metavar="NAME|FILE.csv", help="A study's stages side by side; `store`: its own.")
 @options
 @click.pass_context
 def stages(ctx: click.Context, /, run_name: str | None, net: bool, study: str | None, **own: Any) -> None:
@@ -182,7 +184,7 @@ def stages(ctx: click.Context, /, run_name: str | None, net: bool, study: str | 
     settings = settings_of(ctx, **own)
     if study is not None:
         if run_name is not None or net:
-            raise click.UsageError("--study shows a table's stages: neither RUN nor --net goes with it", ctx)
+            raise click.UsageError("--study shows a study's stages: neither RUN nor --net goes with it", ctx)
         ctx.exit(0 if show_stages_of(study, settings) else 4)
     with open_store(settings) as reader:
         run_id = find_run(reader, run_name)
@@ -265,11 +267,15 @@ def verify(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
     "--repeatability", metavar="SHARE", type=Finite(min=0, max=1), default=0.005, show_default=True,
     help="Usual spread (k = 1) between runs, where it cannot be told from repeats.",
 )  # fmt: skip
+@click.option("--allow-mixed", is_flag=True, help="Compare unlike set-ups all the same, and say so.")
 @options
 @click.pass_context
-def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float, **own: Any) -> None:
+def compare_command(
+    ctx: click.Context, /, a: str, b: str, repeatability: float, allow_mixed: bool, **own: Any
+) -> None:
     """Do A and B differ in energy? Each: a RUN, key=value for all runs so labelled, or either with /STAGE.
 
+    Runs that differ in hardware, driver, domains, or the labels tokenizer or train_config are refused.
     Exits 4 if an energy is unknown.
 
     \b
@@ -284,7 +290,7 @@ def compare_command(ctx: click.Context, /, a: str, b: str, repeatability: float,
     if settings["format_"] not in (None, "table", "json"):
         raise click.UsageError("compare speaks table (text) or json", ctx)
     with open_store(settings) as reader:
-        found = compare(reader, a, b, repeatability)
+        found = compare(reader, a, b, repeatability, allow_mixed=allow_mixed)
     show(found, settings["format_"], settings["output"])
     ctx.exit(0 if found.difference_j is not None else 4)
 
@@ -339,5 +345,5 @@ def carbon(
     ctx.exit(0 if whole else 4)
 
 
-for _command in STUDY_COMMANDS:
+for _command in (*STUDY_COMMANDS, report_command):
     cli.add_command(_command)

@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Final
 
 from energyq.find import Refused
+from energyq.likeness import LABELS, facts_of, refuse_or_note, unlike
 from energyq.notes import FLAGS
 from energyq.sides import Side, find_side
 from energyq.spread import measured_variance, spread_of, systematic_j
@@ -73,8 +74,10 @@ class Comparison:
     warnings: list[str] = field(default_factory=list)
 
 
-def compare(reader: Reader, word_a: str, word_b: str, repeatability: float) -> Comparison:
-    """Compare two sides. Raises Refused if they are nothing or the same."""
+def compare(
+    reader: Reader, word_a: str, word_b: str, repeatability: float, *, allow_mixed: bool = False
+) -> Comparison:
+    """Compare two sides. Raises Refused if they are nothing, the same, or (unless `allow_mixed`) unlike."""
     a, b = find_side(reader, word_a), find_side(reader, word_b)
     both = [run_id for run_id in a.run_ids if run_id in b.run_ids]
     if both and a.path == b.path:
@@ -85,6 +88,8 @@ def compare(reader: Reader, word_a: str, word_b: str, repeatability: float) -> C
         )
     uuids_a, uuids_b = ({d["uuid"] for d in side.devices} for side in (a, b))
     found = Comparison(_figure(a), _figure(b), same_board=uuids_a == uuids_b)
+    if set(a.run_ids) != set(b.run_ids):
+        found.warnings += _unlike(reader, a, b, allow_mixed=allow_mixed)
     found.warnings += _warnings(a, b)
     if a.rows and b.rows:
         _judge(found, a, b, repeatability)
@@ -161,6 +166,19 @@ def _between_boards(a: Side, b: Side) -> float | None:
     return None if of_a is None or of_b is None else of_a**2 + of_b**2
 
 
+def _unlike(reader: Reader, a: Side, b: Side, *, allow_mixed: bool) -> list[str]:
+    """In what runs differ that must be alike, if that is allowed, and what a side does not tell."""
+    sides = [facts_of(reader, [r for r in side.run_ids if r in side.per_run]) for side in (a, b)]
+    facts = [f for side in sides for f in side.values()]
+    notes = refuse_or_note(unlike(facts), allow_mixed=allow_mixed)
+    for key in LABELS:
+        told = {name: all(key in f for f in side.values()) for name, side in zip("AB", sides, strict=True)}
+        silent = [name for name, tells in told.items() if not tells]
+        if silent and any(key in f for f in facts):
+            notes.append(f"{key} is not told by {' and '.join(silent)}: nobody knows whether it is the same")
+    return notes
+
+
 def _warnings(a: Side, b: Side) -> list[str]:
     """What makes the two sides less alike than their names say."""
     found: list[str] = []
@@ -170,10 +188,6 @@ def _warnings(a: Side, b: Side) -> list[str]:
             found.append(f"{name} leaves out {len(side.skipped) - 4} more")
         flags = sorted({flag for row in side.rows for flag in row["flags"] or () if flag in FLAGS})
         found += [f"{name} is {flag}: {FLAGS[flag]}" for flag in flags]
-    for key, what in (("name", "hardware"), ("driver", "driver")):
-        kinds = [sorted({str(d[key]) for d in side.devices if d[key] is not None}) for side in (a, b)]
-        if kinds[0] != kinds[1]:
-            found.append(f"{what} differs: {', '.join(kinds[0]) or '?'} / {', '.join(kinds[1]) or '?'}")
     domains = [sorted({r["domains"] for r in side.rows if r["domains"]}) for side in (a, b)]
     if domains[0] != domains[1] and all(domains):
         found.append(f"not the same things are added up: {'; '.join(domains[0])} / {'; '.join(domains[1])}")

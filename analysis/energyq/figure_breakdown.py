@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from energyq.breakdown import Piece
+from energyq.drawing import Axis, Drawing, nice
 from energyq.numbers import energy_unit, figures, in_unit
 from energyq.study import PARTS, Study, cells
-from energyq.svg import Axis, Drawing, nice
 
 _BAR, _GAP, _GROUP, _LEFT, _RIGHT, _TOP = 20, 6, 16, 150, 90, 34
 
@@ -52,19 +52,14 @@ def _bar(drawing: Drawing, x: Axis, top: float, pieces: list[Piece], scale: floa
                 drawing.words(x.at(left) + 6, top + _BAR - 5, "not known", "small")
                 continue
             u = piece.u_energy_j or 0.0
-            low, high = (x.at((piece.energy_j + sign * u) / scale) for sign in (-1, 1))
+            low, high = (x.within((piece.energy_j + sign * u) / scale) for sign in (-1, 1))
             drawing.line(low, top + _BAR / 2, high, top + _BAR / 2, "error")
             drawing.words(high + 6, top + _BAR - 5, f"{figures(piece.energy_j / scale)} {unit}", "small")
         elif piece.energy_j is not None:
             right = left + piece.energy_j / scale
             hint = f"{piece.stage}: {figures(piece.energy_j / scale)} {unit}"
             place = (x.at(left), top, x.at(right) - x.at(left), _BAR)
-            drawing.rect(*place, f"bar p-{piece.part}", hint)
-            if piece.part == "teacher":
-                drawing.parts.append(
-                    f'<rect x="{place[0]:.1f}" y="{top:.1f}" width="{place[2]:.1f}" height="{_BAR}" '
-                    f'fill="url(#hatch-{drawing.name})" pointer-events="none"/>'
-                )
+            drawing.rect(*place, f"bar p-{piece.part}", hint, hatched=piece.part == "teacher")
             left = right
 
 
@@ -72,10 +67,6 @@ def _legend(drawing: Drawing, parts: set[str | None]) -> None:
     left = float(_LEFT)
     for part in PARTS:
         if part in parts:
-            drawing.rect(left, 10, 12, 12, f"bar p-{part}")
-            if part == "teacher":
-                drawing.parts.append(
-                    f'<rect x="{left:.1f}" y="10" width="12" height="12" fill="url(#hatch-{drawing.name})"/>'
-                )
+            drawing.rect(left, 10, 12, 12, f"bar p-{part}", hatched=part == "teacher")
             drawing.words(left + 17, 20, part)
             left += 34 + 7.2 * len(part)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 
-from energyq.breakeven import BreakEven, energy_at
+from energyq.breakeven import POOLED, BreakEven, energy_at
 from energyq.breakeven_text import sentence
+from energyq.drawing import Axis, Drawing, nice
+from energyq.looks import SERIES
 from energyq.numbers import energy_unit, figures
 from energyq.study import Study
-from energyq.svg import SERIES, Axis, Drawing, nice
 
 _PANEL, _HEIGHT, _LEFT, _TOP, _BOTTOM = 240, 300, 62, 52, 46
 
 
 def draw(study: Study, answers: list[BreakEven]) -> Drawing:
     """E_teacher / n and the rest, against the baseline; a line falls from where the two meet to N*."""
-    single = [a for a in answers if a.student != "pooled" and a.total_j is not None]
+    single = [a for a in answers if a.student != POOLED and a.total_j is not None]
     students = [s for s in study.students() if any(a.student == s for a in single)]
     unit, scale = energy_unit([a.total_j for a in single])
     stars = [a.n_star for a in single if a.n_star]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 
-from energyq.svg import SERIES, Axis, Drawing, nice
+from energyq import drawing as drawn
+from energyq.drawing import Axis, Drawing, nice
+from energyq.looks import SERIES
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _ROW = 940, 260, 60, 34, 16
 
@@ -30,11 +31,13 @@ class Span:
     t1_s: float
 
 
-def draw(title: str, traces: Sequence[Trace], spans: Sequence[Span], seconds: float, pieces: int) -> Drawing:
+def draw(
+    title: str, traces: Sequence[Trace], spans: Sequence[Span], seconds: float, pieces: int, name: str
+) -> Drawing:
     """Bands from lowest to highest of each piece, the mean as a line, stages as bars below."""
     rows = max((s.depth for s in spans), default=-1) + 1
     base = _HEIGHT + rows * _ROW
-    drawing = Drawing(_WIDTH, base + 40, title, _said(traces, spans), "power")
+    drawing = Drawing(_WIDTH, base + 40, title, _said(traces, spans), name)
     wide = _WIDTH - _LEFT - 14
     y = Axis(0, nice(0, max((p[2] for t in traces for p in t.pieces), default=1.0))[-1], _HEIGHT, _TOP)
     for tick in y.ticks():
@@ -46,32 +49,26 @@ def draw(title: str, traces: Sequence[Trace], spans: Sequence[Span], seconds: fl
         drawing.curve([(left, 14), (left + 24, 14)], f"l-{i % SERIES}")
         drawing.words(left + 30, 18, trace.name)
         left += 56 + 7.2 * len(trace.name)
-    inside = "".join(_band(t, i, wide / pieces, y) for i, t in enumerate(traces))
-    inside += "".join(_bar(s, wide / seconds) for s in spans)
-    drawing.parts.append(
-        f'<svg x="{_LEFT}" y="0" width="{wide}" height="{base}" viewBox="0 0 {wide} {base}" data-w="{wide}" '
-        f'data-h="{base}" data-s="{seconds:.6g}" preserveAspectRatio="none" class="zoom">'
-        f'<rect width="{wide}" height="{base}" fill="transparent"/>{inside}</svg><g class="names">'
-    )
-    for span in spans:
-        room = (span.t1_s - span.t0_s) / seconds * wide
-        if room > 7 * len(span.name) + 6:
-            drawing.words(
-                _LEFT + span.t0_s / seconds * wide + 4,
-                _HEIGHT + span.depth * _ROW + 13,
-                span.name,
-                "small on",
-            )
-    drawing.parts.append(f'</g><g class="t" data-y="{base + 16}">')
-    for tick in nice(0, seconds, 6):
-        if tick <= seconds:
-            drawing.words(_LEFT + tick / seconds * wide, base + 16, f"{tick:g}", "small", "middle")
-    drawing.parts.append("</g>")
+    inside = [shape for i, t in enumerate(traces) for shape in _band(t, i % SERIES, wide / pieces, y)]
+    bars = [_bar(s, wide / seconds) for s in spans]
+    drawing.shapes.append(drawn.Trace(_LEFT, wide, base, seconds, [*inside, *bars]))
+    names = [
+        drawn.Words(_LEFT + s.t0_s / seconds * wide + 4, _HEIGHT + s.depth * _ROW + 13, s.name, "small on")
+        for s in spans
+        if (s.t1_s - s.t0_s) / seconds * wide > 7 * len(s.name) + 6
+    ]
+    drawing.shapes.append(drawn.Group("names", names))
+    times = [
+        drawn.Words(_LEFT + tick / seconds * wide, base + 16, f"{tick:g}", "small", "middle")
+        for tick in nice(0, seconds, 6)
+        if tick <= seconds
+    ]
+    drawing.shapes.append(drawn.Group("t", times, base + 16))
     drawing.words(_LEFT + wide / 2, base + 34, "time since the run's first stage / s", "", "middle")
     return drawing
 
 
-def _band(trace: Trace, series: int, scale: float, y: Axis) -> str:
+def _band(trace: Trace, series: int, scale: float, y: Axis) -> Iterator[drawn.Shape]:
     """The range as an area and the mean as a line; pieces without a sample break both."""
     runs: list[list[tuple[int, float, float, float]]] = []
     for piece in trace.pieces:
@@ -79,29 +76,21 @@ def _band(trace: Trace, series: int, scale: float, y: Axis) -> str:
             runs[-1].append(piece)
         else:
             runs.append([piece])
-    found = []
     for run in runs:
         x = [(p[0] + 0.5) * scale for p in run]
-        up = "L".join(f"{a:.2f} {y.at(p[2]):.1f}" for a, p in zip(x, run, strict=True))
-        down = "L".join(f"{a:.2f} {y.at(p[1]):.1f}" for a, p in zip(reversed(x), reversed(run), strict=True))
-        mean = "L".join(f"{a:.2f} {y.at(p[3]):.1f}" for a, p in zip(x, run, strict=True))
-        found.append(f'<path class="m-{series % SERIES}" fill-opacity=".22" d="M{up}L{down}Z"/>')
-        found.append(
-            f'<path class="line l-{series % SERIES}" vector-effect="non-scaling-stroke" '
-            f'style="stroke-width:1.2" d="M{mean}"/>'
-        )
-    return "".join(found)
+        up = [(a, y.at(p[2])) for a, p in zip(x, run, strict=True)]
+        down = [(a, y.at(p[1])) for a, p in zip(x, run, strict=True)]
+        yield drawn.Area([*up, *reversed(down)], series)
+        yield drawn.Curve([(a, y.at(p[3])) for a, p in zip(x, run, strict=True)], f"l-{series}", inside=True)
 
 
-def _bar(span: Span, scale: float) -> str:
+def _bar(span: Span, scale: float) -> drawn.Rect:
     width = max((span.t1_s - span.t0_s) * scale, 0.3)
-    hint = f"{span.name}: {span.t0_s:.3f} to {span.t1_s:.3f} s"
     kind = "student" if span.depth % 2 == 0 else "preprocess"
-    return (
-        f'<rect class="bar p-{kind}" x="{span.t0_s * scale:.2f}" '
-        f'y="{_HEIGHT + span.depth * _ROW + 1}" width="{width:.2f}" height="{_ROW - 2}" '
-        f'vector-effect="non-scaling-stroke"><title>{escape(hint)}</title></rect>'
-    )
+    return drawn.Rect(
+        span.t0_s * scale, _HEIGHT + span.depth * _ROW + 1, width, _ROW - 2, f"bar p-{kind}",
+        f"{span.name}: {span.t0_s:.3f} to {span.t1_s:.3f} s", inside=True,
+    )  # fmt: skip
 
 
 def _said(traces: Sequence[Trace], spans: Sequence[Span]) -> str:

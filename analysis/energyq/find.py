@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,12 @@ def find_run(reader: Reader, word: str | None) -> str | None:
         return str(latest[0][0])
     found = reader.sql(question("find_run"), {"run": word}).dicts()
     if not found:
+        names = [str(name) for (name,) in reader.sql("SELECT DISTINCT name FROM runs").rows]
+        near = difflib.get_close_matches(word, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
         raise NotFound(
-            f"no run is called or begins with {word!r} in {reader.store}\n  cure: `energyq runs` lists them"
+            f"no run is called or begins with {word!r} in {reader.store}\n"
+            f"  cure: {hint}`energyq runs` lists them"
         )
     if found[0]["found_by"] == "prefix" and len(found) > 1:
         raise NotFound(f"{word!r} begins {len(found)} run ids\n  cure: one of {_few(found, 'run_id')}")

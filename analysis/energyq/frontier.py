@@ -12,10 +12,10 @@ import math
 from dataclasses import dataclass, field
 from statistics import fmean, variance
 
-from energyq.breakeven import Figure, mean_figure
 from energyq.find import Refused
+from energyq.means import Figure, mean_figure
 from energyq.student import Part, half_width
-from energyq.study import Execution, Study, cells
+from energyq.study import Execution, Study, cells, variant_name
 
 
 @dataclass
@@ -41,25 +41,35 @@ class Point:
     student_only: View
     full: View
     at_reuse: View | None = None
+    stop: str | None = None  # what ended the trainings: budget, to_target
+    variant: str | None = None  # its name, where the study has several
     notes: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """As it is cited."""
-        return f"{self.pipeline} {self.student}"
+        return f"{self.pipeline} {self.student}" + (f" ({self.variant})" if self.variant else "")
 
 
 def frontier(study: Study, *, reuse: float | None = None, repeatability: float | None = None) -> list[Point]:
     """Every pipeline and size of a study as a point; `reuse`: uses assumed for the third energy.
 
-    `repeatability`: as in `energyq.breakeven.break_even`. Raises Refused if the study has no runs.
+    `repeatability`: as in `energyq.breakeven.break_even`. Trainings that stopped in different ways have a
+    frontier each. Raises Refused if the study has no runs.
     """
-    points = [_point(p, s, runs, reuse, repeatability) for p, s, runs in cells(study)]
-    if not points:
+    variants = study.variants()
+    found: list[Point] = []
+    for variant in variants:
+        points = [_point(p, s, runs, reuse, repeatability) for p, s, runs in cells(variant)]
+        for point in points:
+            point.stop = variant.executions[0].stop
+            point.variant = variant_name(point.stop) or "(no label stop)" if len(variants) > 1 else None
+        for view in ("student_only", "full", "at_reuse"):
+            _judge(points, view)
+        found += points
+    if not found:
         raise Refused(f"study {study.name} has no runs\n  cure: runs labelled with pipeline and student")
-    for view in ("student_only", "full", "at_reuse"):
-        _judge(points, view)
-    return points
+    return found
 
 
 def ranking(study: Study, student: str, n: float) -> list[tuple[str, float]]:

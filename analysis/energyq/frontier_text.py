@@ -10,7 +10,7 @@ from energyq.formats import opened, print_table
 from energyq.frontier import Point, View, turns
 from energyq.numbers import NONE, energy_unit, figures, in_unit
 from energyq.rows import write_rows
-from energyq.study import Study
+from energyq.study import Study, variant_name
 
 NO_QUALITY = "no quality is known for any run of this study, so there is no frontier, only energies"
 
@@ -19,22 +19,25 @@ def show(
     study: Study, points: list[Point], reuse: float | None, format_: str | None, output: Path | None
 ) -> None:
     """Write it as text for people, or as rows with every digit."""
-    if write_rows([asdict(p) for p in points], format_, output):
+    rows = [asdict(p) | {"notes": [*study.mixed, *p.notes]} for p in points]
+    if write_rows(rows, format_, output):
         return
     unit, scale = energy_unit([p.full.energy_j for p in points])
     views = [("student only", "student_only"), ("one-off", "full")]
     if reuse is not None:
         views.append((f"at {reuse:g} uses", "at_reuse"))
-    columns = ["pipeline", "student", "quality", "±"]
+    several = any(p.variant for p in points)
+    columns = ["pipeline", "student", *(["training"] if several else []), "quality", "±"]
     columns += [name for title, _ in views for name in (f"{title} {unit}", "on front")]
-    rows = [
-        [p.pipeline, p.student, figures(p.quality, 3), figures(p.u_quality, 2)]
+    told = [
+        [p.pipeline, p.student, *([p.variant or ""] if several else [])]
+        + [figures(p.quality, 3), figures(p.u_quality, 2)]
         + [cell for _, key in views for cell in _cells(getattr(p, key), scale)]
         for p in points
     ]
     with opened(output) as out:
         out.write(f"study {study.name}\n")
-        print_table(columns, [i > 1 for i in range(len(columns))], rows, out, ["±"])
+        print_table(columns, [i > 1 + several for i in range(len(columns))], told, out, ["±"])
         out.write("\n")
         out.writelines(
             line + "\n" for line in [*_beaten(points, views), *rankings(study), *_below(study, points)]
@@ -57,10 +60,13 @@ def _beaten(points: list[Point], views: list[tuple[str, str]]) -> Iterator[str]:
 
 def rankings(study: Study) -> Iterator[str]:
     """The order by energy for each size, wherever it changes with the number of uses."""
+    variants = study.variants()
     for student in study.students():
-        for n, order in turns(study, student):
-            since = "one-off" if n == 1 else f"from {figures(n, 3)} uses on"
-            yield f"{student}, {since}, cheapest first: {', '.join(order)}"
+        for variant in variants:
+            which = f" ({variant_name(variant.stop) or 'no label stop'})" if len(variants) > 1 else ""
+            for n, order in turns(variant, student):
+                since = "one-off" if n == 1 else f"from {figures(n, 3)} uses on"
+                yield f"{student}{which}, {since}, cheapest first: {', '.join(order)}"
 
 
 def _below(study: Study, points: list[Point]) -> Iterator[str]:

@@ -35,6 +35,7 @@ FLAGS: Final = {
     "aborted": "its process died; it ends at the last sign of life",
     "mig": "on a part of a GPU (MIG); the energy is the whole GPU's",
     "devices_default": "no device was named; all GPUs are charged",
+    "STARVED": "over a quarter of its time near the idle floor: something else than the device sets its pace",
     "device_guess": "its device numbers may mean other GPUs than those charged",
 }
 """What a flag means to a reader; other flags (estimated, replayed …) are told by other notes."""

@@ -25,7 +25,10 @@ th,td{padding:.28rem .7rem;border-bottom:1px solid var(--edge);text-align:left;w
 th{color:var(--dim);font-weight:600}td.n,th.n{text-align:right}tr.sum td{font-weight:600}
 ul{padding-left:1.2rem}summary{cursor:pointer;color:var(--dim)}details{margin:.5rem 0}
 @media print{body{max-width:none;padding:0;font-size:11px}h2{break-after:avoid}
-figure,table{break-inside:avoid}details>*{display:block}.noprint{display:none}}
+table,figcaption{font-size:9.5px}th,td{padding:.15rem .35rem}th{white-space:normal}
+h1{font-size:18px}h2{font-size:14px}
+figure,table{break-inside:avoid}details>*{display:block}
+details::details-content{content-visibility:visible;block-size:auto}.noprint{display:none}}
 """.replace("DARK", DARK)
 
 

@@ -24,7 +24,9 @@ Names carry units: `_j` joules, `_w` watts, `_mw` milliwatts, `_uj` microjoules,
 time (since 1970, never stepped), `seconds`. Doubts (`u_…`) are of k = 2. NULL is not known, never 0, and
 `reason` says why. `energy_j(device, t0_ns, t1_ns)` is the energy of one device between two instants, from
 raw samples; `integrate('table')` is the same for every row of a table or view with columns device, t0_ns
-and t1_ns.
+and t1_ns. `starved_share(device, t0_ns, t1_ns, floor_w)` is the share of that time that the device spent at
+or below floor_w and a quarter of the way from there to its 95th percentile; `starved('table')` the same for
+rows, with busy_w (that percentile) and covered (share of the time for which samples stand).
 """
 
 

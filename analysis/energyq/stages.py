@@ -11,6 +11,8 @@ from energyq.find import question
 from energyq.formats import chosen, harmless, opened, print_table, write, write_parquet
 from energyq.notes import Footnotes, doubt_line, few, is_whole, notes
 from energyq.numbers import NONE, figures, percent, share_percent, whole
+from energyq.rows import Made
+from energyq.starved import add_starved, flags_of
 
 if TYPE_CHECKING:
     from energyd.store.read import Reader
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 SPARE: Final = ["source", "unit", "tokens", "coverage %", "GPU J", "CPU J", "mean W", "± net"]
 """Columns that a narrow terminal does without, the first of them first."""
+_MORE: Final = ("starved_share", "starved_reason")
+_STARVED: Final = (
+    "LEFT JOIN raw_starved_totals(CASE WHEN $run_id IS NOT NULL THEN [$run_id] END) v"
+    " ON v.run_id = t.run_id AND v.stage_id = t.stage_id"
+)
 
 
 def show_runs(reader: Reader, format_: str | None, output: Path | None) -> None:
@@ -63,12 +70,16 @@ def show_stages(
     False if an energy that should be there is unknown.
     """
     query, params = question("stages_net" if net else "stages"), {"run_id": run_id}
+    result = reader.sql(query, params)
+    rows = result.dicts()
     if format_ == "parquet":
+        query = f"SELECT t.*, v.starved_share, v.starved_reason FROM ({query}) t {_STARVED}"
         write_parquet(reader, query, params, output)
-        return all(is_whole(r) for r in reader.sql(query, params).dicts())
-    rows = reader.sql(query, params).dicts()
+        return all(is_whole(r) for r in rows)
+    add_starved(reader, rows)
     if chosen(format_, output) != "table":
-        write(reader.sql(query, params), format_, output)
+        names, types = [*result.columns, *_MORE], [*result.types, "DOUBLE", "VARCHAR"]
+        write(Made(names, types, (tuple(r.values()) for r in rows)), format_, output)
         return all(is_whole(r) for r in rows)
     marks, left_out = Footnotes(), set[str]()
     with opened(output) as out:
@@ -76,9 +87,11 @@ def show_stages(
             out.write(f"run {harmless(of_run[0]['run'] or '?')} ({run})\n")
             shown = [{**r, "depth": depth} for depth, r in _tree(of_run)]
             columns: dict[str, Callable[[Row], str]] = {
-                "stage": lambda r: "  " * r["depth"] + r["stage"] + _status(r) + marks.mark(r["flags"]),
+                "stage": lambda r: "  " * r["depth"] + r["stage"] + _status(r) + marks.mark(flags_of(r)),
                 **_figures(rows, net=net),
             }
+            if any(r["starved_share"] is not None for r in of_run):
+                columns["starved %"] = lambda r: percent(r["starved_share"])
             left_out |= set(print_table(*_cells(columns, shown), out, SPARE))
             out.write("\n")
         if not rows:

@@ -1,46 +1,71 @@
 """Which executions does a study compare, and what did each part of each cost?
 
-A study is runs of a store (`energyq.study_store`) or a CSV table, here. Its equation is the paper's:
+A study is runs of a store (`energyq.study_store`) or a CSV (`energyq.study_csv`). The paper's equation:
 E_total = E_prerun + E_preprocess + E_teacher + E_student + E_evaluate, plus whatever else a run did.
 """
 
 from __future__ import annotations
 
-import csv
-import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-from energyq.find import NotFound, Refused
+from energyq.find import Refused
 
 J_PER_KWH: Final = 3.6e6
 PARTS: Final = ("prerun", "preprocess", "teacher", "student", "evaluate", "other")
 BASELINES: Final = ("sft", "baseline")
 """Names of the pipeline without a teacher, the first that a study has."""
-_COLUMNS: Final = ("pipeline", "student", "stage", "kwh")
-_OPTIONAL: Final = ("u_kwh", "quality", "seed", "artifact", "stop")
+
+
+MIXED: Final = "MIXED, "
+"""How a note begins that says in what runs differ which were compared all the same."""
+
+VARIANTS: Final = {"budget": "equal budget", "to_target": "to target"}
+"""What a label `stop` is called: trainings that end after equal tokens, or at an equal quality."""
+
+
+@dataclass
+class Details:
+    """What a store knows of a stage beside its energy. J; None: not known."""
+
+    gpu_j: float | None = None
+    cpu_j: float | None = None
+    estimated_j: float | None = None  # of the energy, what is no measurement
+    tokens: int | None = None
+    token_unit: str | None = None
+    coverage: float | None = None  # the smallest of those added up
+    starved_share: float | None = None  # of its time near the idle floor, the largest of those added up
 
 
 @dataclass
 class Execution:
-    """One pipeline for one student, once. Energies in J; None: not known."""
+    """One pipeline for one student, once, with all its attempts. Energies in J; None: not known."""
 
     pipeline: str
     student: str
     seed: str | None = None
-    run_id: str | None = None
+    run_id: str | None = None  # of the attempt that came to its end
     stop: str | None = None  # budget, to_target …: what ended the training
     stages: dict[str, float | None] = field(default_factory=dict)  # by name, teacher's included
     u_stages: dict[str, float | None] = field(default_factory=dict)  # random doubt, k = 2
+    details: dict[str, Details] = field(default_factory=dict)  # by name; a CSV has none
     quality: float | None = None
     quality_n: int | None = None  # examples behind it
     artifacts: frozenset[str] = frozenset()  # of the teacher, made or used
+    cards: dict[str, list[str]] = field(default_factory=dict)  # what each artifact's card lacks
     uses: int | None = None  # completed runs that used the artifact, where that was counted
     facts: dict[str, str] = field(default_factory=dict)  # hardware, driver …: must be alike to compare
+    version: str | None = None  # commit, or hash of the whole configuration
+    attempts: int = 1
+
+    @property
+    def name(self) -> str:
+        """As it is cited."""
+        seed = f" seed {self.seed}" if self.seed is not None else ""
+        stop = f" {self.stop}" if self.stop is not None else ""
+        return f"{self.pipeline} {self.student}{stop}{seed}"
 
     def part(self, name: str) -> float | None:
         """Energy of one part of the equation, J; 0 where the pipeline has no such stage."""
@@ -59,6 +84,30 @@ class Study:
     name: str
     executions: list[Execution]
     notes: list[str] = field(default_factory=list)
+    metric: str | None = None  # what `quality` is
+    from_store: bool = False
+    devices: list[dict[str, Any]] = field(default_factory=list)  # that measured it
+    about: list[str] = field(default_factory=list)  # versions, hashes: lines for people
+    stop: str | None = None  # of a study that is one variant of another
+
+    @property
+    def mixed(self) -> list[str]:
+        """In what its runs differ that should be alike, where that was allowed: every answer says it."""
+        return [note for note in self.notes if note.startswith(MIXED)]
+
+    def variants(self) -> list[Study]:
+        """This study once for each way in which trainings stopped; itself where there is one way.
+
+        Trainings to an equal budget and to an equal quality answer different questions: nothing is averaged
+        over both, and none is compared with the other.
+        """
+        stops = sorted({e.stop or "" for e in self.executions}, key=lambda s: (s not in VARIANTS, s))
+        if len(stops) < 2:
+            return [self]
+        return [
+            replace(self, executions=[e for e in self.executions if (e.stop or "") == stop], stop=stop)
+            for stop in stops
+        ]
 
     @property
     def baseline(self) -> str:
@@ -67,8 +116,9 @@ class Study:
         for name in BASELINES:
             if name in have:
                 return name
+        which = f" with stop={self.stop or '(none)'}" if self.stop is not None else ""
         raise Refused(
-            f"study {self.name} has no baseline among its pipelines {', '.join(sorted(have))}\n"
+            f"study {self.name}{which} has no baseline among its pipelines {', '.join(sorted(have))}\n"
             f"  cure: label the runs without a teacher pipeline={BASELINES[0]}"
         )
 
@@ -83,6 +133,11 @@ class Study:
     def cell(self, pipeline: str, student: str) -> list[Execution]:
         """All repetitions of one pipeline for one student."""
         return [e for e in self.executions if (e.pipeline, e.student) == (pipeline, student)]
+
+
+def variant_name(stop: str | None) -> str:
+    """What a variant is called; empty for no label."""
+    return VARIANTS.get(stop or "", stop or "")
 
 
 def part_of(stage: str) -> str:
@@ -100,87 +155,6 @@ def size_order(student: str) -> tuple[float, str]:
     if unit in scale and number.replace(".", "", 1).isdigit():
         return float(number) * scale[unit], student
     return float({"XS": 0, "S": 1, "M": 2, "L": 3, "XL": 4}.get(student.upper(), 5)), student
-
-
-def read_csv(word: str) -> Study:
-    """The study of a CSV file, or one that is shipped (`poster`). Raises NotFound, Refused."""
-    shipped = files("energyq").joinpath("studies", f"{word}.csv")
-    if word.isidentifier() and shipped.is_file():
-        return _parse(word, shipped.read_text(encoding="utf-8").splitlines())
-    path = Path(word)
-    if path.suffix.lower() != ".csv":
-        raise NotFound(
-            f"no study is called {word!r}\n  cure: one of {', '.join(shipped_names())}, or FILE.csv"
-        )
-    try:
-        return _parse(path.stem, path.read_text(encoding="utf-8-sig").splitlines(), str(path))
-    except FileNotFoundError as error:
-        raise NotFound(f"no file {word}\n  cure: a CSV with columns {', '.join(_COLUMNS)}") from error
-    except UnicodeDecodeError as error:
-        raise Refused(f"{word} is no text in UTF-8\n  cure: save it as CSV, UTF-8") from error
-
-
-def shipped_names() -> list[str]:
-    """Studies that come with energyq."""
-    return sorted(f.name.removesuffix(".csv") for f in files("energyq").joinpath("studies").iterdir()
-                  if f.name.endswith(".csv"))  # fmt: skip
-
-
-def _parse(name: str, lines: list[str], where: str | None = None) -> Study:
-    where = where or name
-    rows = csv.DictReader(lines, skipinitialspace=True)
-    have = [c.strip() for c in rows.fieldnames or ()]
-    lacking = [c for c in _COLUMNS if c not in have]
-    unknown = [c for c in have if c not in _COLUMNS + _OPTIONAL]
-    if lacking or unknown:
-        what = f"lacks the column {lacking[0]}" if lacking else f"has an unknown column {unknown[0]}"
-        raise Refused(
-            f"{where} {what}\n  cure: columns {', '.join(_COLUMNS)} and, if wanted, {', '.join(_OPTIONAL)}"
-        )
-    found: dict[tuple[str, ...], Execution] = {}
-    for row in rows:
-        at = f"{where}, line {rows.line_num}"
-        if None in row or None in row.values():
-            few = "more" if None in row else "fewer"
-            raise Refused(f"{at}: has {few} cells than columns\n  cure: one value a column")
-        pipeline, student, stage = (row[c].strip() for c in ("pipeline", "student", "stage"))
-        if not (pipeline and student and stage):
-            raise Refused(f"{at}: pipeline, student or stage is empty\n  cure: fill it in")
-        seed, stop = ((row.get(c) or "").strip() or None for c in ("seed", "stop"))
-        key = (pipeline, student, seed or "", stop or "")
-        run = found.setdefault(key, Execution(pipeline, student, seed, stop=stop))
-        if stage in run.stages:
-            raise Refused(
-                f"{at}: {stage} of {pipeline} {student} is there twice\n"
-                "  cure: repetitions get a column `seed`"
-            )
-        run.stages[stage] = _number(row, "kwh", at, J_PER_KWH)
-        run.u_stages[stage] = _number(row, "u_kwh", at, J_PER_KWH)
-        quality = _number(row, "quality", at, signed=True)
-        run.quality = quality if quality is not None else run.quality
-        if artifact := (row.get("artifact") or "").strip():
-            run.artifacts |= {artifact}
-    if not found:
-        raise Refused(f"{where} has no rows\n  cure: one row a stage")
-    return Study(name, list(found.values()))
-
-
-def _number(
-    row: dict[str, str], column: str, at: str, scale: float = 1.0, *, signed: bool = False
-) -> float | None:
-    """A cell as number; None where it is empty: not known."""
-    text = (row.get(column) or "").strip()
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or (value < 0 and not signed):
-        raise Refused(
-            f"{at}: {column} is {text!r}, no number that fits\n  cure: a number, or empty for unknown"
-        )
-    return value * scale
 
 
 def added(values: Iterable[float | None]) -> float | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,6 +11,10 @@ from energyq.options import Finite, open_store, options, settings_of
 
 if TYPE_CHECKING:
     from energyq.study import Study
+
+
+STORE: Final = "store"
+"""The word for the labelled runs of the store, where a study must be named."""
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,10 +34,10 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def load(settings: dict[str, Any]) -> Study:
     """The study asked for: a table, or the labelled runs of the store."""
-    from energyq.study import read_csv
+    from energyq.study_csv import read_csv
     from energyq.study_store import must_be_alike, read_store
 
-    if settings["study"]:
+    if settings["study"] not in (None, STORE):
         return read_csv(settings["study"])
     with open_store(settings) as reader:
         study = read_store(reader, metric=settings["metric"])
@@ -43,11 +46,10 @@ def load(settings: dict[str, Any]) -> Study:
 
 
 def show_stages_of(word: str, settings: dict[str, Any]) -> bool:
-    """The stages of a study's table; False if an energy is not known."""
+    """The stages of a study side by side; False if an energy is not known."""
     from energyq.breakdown import breakdown, is_whole, show
-    from energyq.study import read_csv
 
-    found = read_csv(word)
+    found = load({**settings, "study": word, "metric": None, "allow_mixed": True})
     pieces = breakdown(found)
     show(found, pieces, settings["format_"], settings["output"])
     return is_whole(pieces)
@@ -108,14 +110,17 @@ def frontier_command(
 @click.command("advise")
 @study_options
 @click.option(
-    "--reuse", metavar="N", type=Finite(min=1), required=True, help="Uses of the teacher's artifact."
+    "--reuse",
+    metavar="N",
+    type=Finite(min=1),
+    help="Uses of the teacher's artifact. [default: those counted]",
 )
 @click.option("--quality", metavar="Q", type=Finite(), help="The least quality that will do.")
 @click.option("--student", metavar="SIZE", help="Only this size.")
 @options
 @click.pass_context
 def advise_command(
-    ctx: click.Context, /, reuse: float, quality: float | None, student: str | None,
+    ctx: click.Context, /, reuse: float | None, quality: float | None, student: str | None,
     repeatability: float | None, **own: Any,
 ) -> None:  # fmt: skip
     """Which pipeline takes least at this reuse and quality, what to attack first, what would flip the answer?
@@ -140,61 +145,4 @@ def advise_command(
     ctx.exit(4 if any(s.about == "choice" and s.passed is False for s in said) else 0)
 
 
-@click.command("report")
-@click.argument("run_name", metavar="[RUN]", required=False)
-@study_options
-@click.option(
-    "--reuse", metavar="N", type=Finite(min=1), help="Uses of the teacher's artifact, for the advice."
-)
-@click.option(
-    "--figures", "folder", type=click.Path(path_type=Path), help="Also each figure as SVG into DIR."
-)
-@options
-@click.pass_context
-def report_command(
-    ctx: click.Context, /, run_name: str | None, reuse: float | None, repeatability: float | None,
-    folder: Path | None, **own: Any,
-) -> None:  # fmt: skip
-    """Write RUN, or without one the study of all labelled runs, as one page that needs no network.
-
-    Break-even and --reuse need a baseline among them, runs labelled pipeline=sft; the rest does not.
-
-    \b
-    Example:
-      energyq report --study poster --reuse 6 -o report.html
-    """
-    from energyq.find import find_run
-    from energyq.formats import opened
-    from energyq.report import drawings, find, study_report
-
-    settings = settings_of(ctx, **own)
-    if settings["format_"] is not None:
-        raise click.UsageError("a report is a page of HTML: no --format", ctx)
-    if run_name is not None:
-        if settings["study"] or folder:
-            raise click.UsageError(
-                "a report is of RUN or of a study: RUN goes with no --study, --figures", ctx
-            )
-        from energyq.report_run import run_report
-
-        with open_store(settings) as reader:
-            run_id = find_run(reader, run_name)
-            if run_id is None:
-                raise click.UsageError("all is no run; without RUN the report is of all labelled runs", ctx)
-            page = run_report(reader, run_id)
-        with opened(settings["output"]) as out:
-            out.write(page)
-        return
-    found = find(load(settings), reuse=reuse, repeatability=repeatability)
-    if found.unanswered is not None:
-        click.echo(f"energyq: {found.unanswered}", err=True)
-    text = study_report(found)
-    with opened(settings["output"]) as out:
-        out.write(text)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, drawing in drawings(found).items():
-            (folder / f"{name}.svg").write_text(drawing.svg(alone=True), encoding="utf-8")
-
-
-STUDY_COMMANDS = (breakeven_command, frontier_command, advise_command, report_command)
+STUDY_COMMANDS = (breakeven_command, frontier_command, advise_command)

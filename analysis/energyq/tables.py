@@ -28,3 +28,4 @@ def show_tables(reader: Reader, format_: str | None, output: Path | None) -> Non
                 out.write(f"  {column:<18} {kind:<22} {meaning}\n")
             out.write("\n")
         out.write("macros: energy_j(device, t0_ns, t1_ns) · integrate('table with device, t0_ns, t1_ns')\n")
+        out.write("        starved_share(device, t0_ns, t1_ns, floor_w) · starved('table with these four')\n")

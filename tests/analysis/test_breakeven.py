@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from energyq.breakeven import AT_N, NEVER, NOISE, UNKNOWN, BreakEven, break_even, energy_at, fieller
 from energyq.commands import run
 from energyq.find import NotFound, Refused
-from energyq.study import J_PER_KWH, Execution, Study, part_of, read_csv, size_order
+from energyq.study import J_PER_KWH, Execution, Study, part_of, size_order
+from energyq.study_csv import read_csv
 
 
 def table(folder: Path, rows: list[str], columns: str = "pipeline,student,stage,kwh") -> str:

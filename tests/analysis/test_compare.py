@@ -21,9 +21,9 @@ from energyq.student import Part, half_width, t_quantile
 Energyq = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def judged(root: Path, a: str, b: str, repeatability: float = 0.005) -> Comparison:
+def judged(root: Path, a: str, b: str, repeatability: float = 0.005, **how: bool) -> Comparison:
     with open_reader(root) as reader:
-        return compare(reader, a, b, repeatability)
+        return compare(reader, a, b, repeatability, **how)
 
 
 def runs_of(
@@ -198,16 +198,48 @@ def test_on_different_boards_the_sensors_own_errors_are_in_the_doubt(store: Stor
     [b] = plain_runs(store, [315.0], device=1, name="H200", driver="590")
     [c] = plain_runs(store, [315.0], device=0)
     root = store.write()
-    across, same = judged(root, a, b), judged(root, a, c)
+    across, same = judged(root, a, b, allow_mixed=True), judged(root, a, c)
     assert (same.same_board, same.significant) == (True, True)
     assert (across.same_board, across.significant) == (False, False)
     assert across.u_measured_j == pytest.approx(((0.05 * 300) ** 2 + (0.05 * 315) ** 2) ** 0.5)
-    assert "hardware differs: H100 / H200" in across.warnings
-    assert "driver differs: 580 / 590" in across.warnings
+    assert "MIXED, hardware: H100 / H200" in across.warnings
+    assert "MIXED, driver: 580 / 590" in across.warnings
     assert (
         "different devices: their sensors' own errors are in the doubt"
-        in energyq("compare", a, b, "--store", root).stdout
+        in energyq("compare", a, b, "--store", root, "--allow-mixed").stdout
     )
+
+
+def test_unlike_runs_are_refused_with_what_differs_unless_mixing_is_allowed(
+    store: Store, energyq: Energyq
+) -> None:
+    [a] = plain_runs(store, [300.0], {"tokenizer": "t1", "train_config": "c1"}, name="H100", driver="580")
+    [b] = plain_runs(store, [303.0], {"tokenizer": "t2", "train_config": "c1"})
+    [c] = plain_runs(store, [303.0], device=1, name="H200", driver="590")
+    root = store.write()
+    done = energyq("compare", a, b, "--store", root)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "these runs are not alike: tokenizer: t1 / t2" in done.stderr
+    assert "--allow-mixed" in done.stderr
+    mixed = energyq("compare", a, b, "--store", root, "--allow-mixed")
+    assert (mixed.returncode, mixed.stderr) == (0, "")
+    assert "warning: MIXED, tokenizer: t1 / t2" in mixed.stdout
+    with (
+        open_reader(root) as reader,
+        pytest.raises(Refused, match="hardware: H100 / H200; driver: 580 / 590"),
+    ):
+        compare(reader, a, c, 0.0)
+    silent = judged(root, a, c, allow_mixed=True).warnings
+    assert "tokenizer is not told by B: nobody knows whether it is the same" in silent
+
+
+def test_an_upgraded_driver_makes_runs_on_one_board_unlike(store: Store) -> None:
+    [a] = plain_runs(store, [300.0], driver="580")
+    store.add("devices", device=0, t_ns=T0 + 2 * S, uuid="gpu-0", domain="gpu", name="test gpu",
+              source="ring", origin="measured", driver="590", max_step_ns=100 * MS)  # fmt: skip
+    [b] = plain_runs(store, [303.0])
+    with open_reader(store.write()) as reader, pytest.raises(Refused, match="driver: 580 / 590"):
+        compare(reader, a, b, 0.0)
 
 
 def test_a_doubt_larger_than_the_energy_gives_no_bounds_and_no_significance(store: Store) -> None:
@@ -222,7 +254,7 @@ def test_what_is_not_measured_on_one_side_is_warned_of(store: Store) -> None:
     [b] = plain_runs(store, [300.0], device=1, source="replay", origin="replayed")
     hour, row = store.rows["energies"][-1]
     store.rows["energies"][-1] = (hour, (*row[:15], ["replayed", "shared_gpu"], *row[16:]))
-    found = judged(store.write(), a, b)
+    found = judged(store.write(), a, b, allow_mixed=True)
     assert any("gpu measured" in w and "gpu replayed" in w for w in found.warnings)
     assert any(w.startswith("B is shared_gpu: another run or process used the GPU") for w in found.warnings)
 

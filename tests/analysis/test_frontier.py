@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from energyq.commands import run
 from energyq.frontier import frontier, ranking, turns
-from energyq.study import Execution, Study, read_csv
+from energyq.study import Execution, Study
+from energyq.study_csv import read_csv
 
 HEADER = "pipeline,student,stage,kwh,quality,seed\n"
 number = st.integers(0, 5).map(float)

@@ -113,3 +113,192 @@ def test_a_store_without_labelled_runs_is_one_error_with_a_cure(
     store.run("other")
     assert run(["breakeven", "--store", str(store.write())]) == 2
     assert 'pipeline="kd"' in capsys.readouterr().err
+
+
+def labelled(store: Store, run_id: str, begin_s: int, seconds: dict[str, int], **labels: Any) -> None:
+    """A KD run with attempts: the labels that the pipelines write."""
+    own = {"seed": 0, "config": "c", "tokenizer": "t", "train_config": "tc", **labels}
+    add(store, run_id, own.pop("pipeline", "kd"), begin_s, seconds, **own)
+
+
+@pytest.fixture
+def machine(store: Store) -> Store:
+    """One GPU at 100 W, and a baseline's run."""
+    store.device(0, driver="570.1")
+    store.power(0, range(T0, T0 + 900 * S, 200 * MS), lambda t: 100_000)
+    labelled(store, "base", 0, {"student.train": 30}, pipeline="sft")
+    return store
+
+
+def made(store: Store, artifact_id: str, run_id: str, stage: str, **more: Any) -> None:
+    card = {"name": "cache", "kind": "logits", "uri": "/a", "sha256": "00", "size_bytes": 5, "attrs": "{}"}
+    store.add("artifacts", artifact_id=artifact_id, run_id=run_id, t_ns=T0, **{
+        **card, "stage_id": f"{run_id}-{stage}" if stage else None, **more
+    })  # fmt: skip
+
+
+def used(store: Store, artifact_id: str, *run_ids: str) -> None:
+    for run_id in run_ids:
+        store.add("artifact_uses", artifact_id=artifact_id, run_id=run_id, stage_id=None, t_ns=T0)
+
+
+def test_attempts_of_one_run_are_one_execution_that_bears_what_failed(machine: Store) -> None:
+    labelled(machine, "try1", 60, {"preprocess": 4, "teacher.logits": 7}, attempt=1, status="aborted")
+    labelled(machine, "try2", 120, {"teacher.logits": 20, "student.train": 9}, attempt=2, status="error")
+    labelled(machine, "try3", 180, {"student.train": 25, "evaluate": 3}, attempt=3)
+    labelled(machine, "again", 240, {"student.train": 25}, attempt=1, seed=1)
+    labelled(machine, "lost", 300, {"student.train": 2}, attempt=1, seed=2, status="error")
+    made(machine, "a", "try2", "teacher.logits")
+    used(machine, "a", "try2", "try3", "again")
+    study = study_of(machine)
+    whole, reuser = (e for e in study.executions if e.pipeline == "kd")
+    assert (whole.attempts, whole.run_id, reuser.attempts) == (3, "try3", 1)
+    assert {s: round(j or 0) for s, j in whole.stages.items()} == {
+        "preprocess": 400, "teacher.logits": 2_700, "student.train": 3_400, "evaluate": 300
+    }  # fmt: skip
+    assert reuser.part("teacher") == pytest.approx(2_700)  # the attempt that died while making it, too
+    assert whole.uses == reuser.uses == 2  # completed runs: again and try3
+    assert "left out: lost (lost), error" in study.notes
+    assert "kd 1B seed 0: 3 attempts, all of them paid for" in study.notes
+
+
+def test_a_second_attempt_one_is_a_repetition_and_no_attempt_of_the_first(machine: Store) -> None:
+    labelled(machine, "one", 60, {"student.train": 25}, attempt=1, status="error")
+    labelled(machine, "two", 120, {"student.train": 25}, attempt=1)
+    study = study_of(machine)
+    assert [e.run_id for e in study.executions] == ["base", "two"]
+    assert study.executions[1].attempts == 1
+
+
+def test_failed_stages_that_an_artifact_names_are_borne_once(machine: Store) -> None:
+    labelled(machine, "dead", 60, {"teacher.logits": 6}, status="aborted", seed=7)
+    labelled(machine, "kd0", 120, {"teacher.logits": 20, "student.train": 25})
+    labelled(machine, "kd1", 180, {"student.train": 25}, seed=1)
+    made(machine, "a", "kd0", "teacher.logits", attrs='{"failed_stages": "dead-teacher.logits"}')
+    used(machine, "a", "kd0", "kd1")
+    teachers = {e.run_id: e.part("teacher") for e in study_of(machine).executions}
+    assert teachers == {"base": 0, "kd0": pytest.approx(2_600), "kd1": pytest.approx(2_600)}
+
+
+def test_an_artifact_from_elsewhere_is_unknown_or_reported_and_never_free(machine: Store) -> None:
+    labelled(machine, "kd0", 60, {"student.train": 25})
+    used(machine, "other-store", "kd0")
+    labelled(machine, "kd1", 120, {"student.train": 25}, student="7B")
+    made(machine, "imported", "kd1", "", attrs='{"total_j": 1234.5}')
+    used(machine, "imported", "kd1")
+    study = study_of(machine)
+    unknown, reported = (e for e in study.executions if e.pipeline == "kd")
+    assert unknown.total_j is None
+    assert reported.part("teacher") == 1234.5
+    assert "artifact other-store was made elsewhere: what it cost is not in this store" in study.notes
+    assert "REPORTED, not measured here: what cache cost to make" in study.notes
+
+
+def test_a_cache_made_by_a_run_that_trains_nothing_is_not_used_by_making_it(machine: Store) -> None:
+    labelled(machine, "cache", 60, {"teacher.logits": 20})
+    labelled(machine, "kd0", 120, {"student.train": 25}, seed=1)
+    made(machine, "a", "cache", "teacher.logits")
+    used(machine, "a", "kd0")
+    assert {e.uses for e in study_of(machine).executions if e.artifacts} == {1}
+
+
+def test_trainings_to_an_equal_budget_and_to_a_target_are_answered_side_by_side(
+    machine: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stop, begin, train in (("budget", 60, 30), ("to_target", 120, 40)):
+        labelled(machine, f"base-{stop}", begin, {"student.train": train}, pipeline="sft", stop=stop,
+                 train_config=stop[0])  # fmt: skip
+    for stop, begin, train in (("budget", 180, 31), ("to_target", 300, 30)):
+        labelled(machine, f"kd-{stop}", begin, {"teacher.logits": 20, "student.train": train}, stop=stop,
+                 train_config=stop[0])  # fmt: skip
+    machine.rows["runs_log"] = [r for r in machine.rows["runs_log"] if r[1][0] != "base"]
+    root = str(machine.write())
+    assert run(["breakeven", "--store", root, "--format", "json"]) == 0  # two training configs, each alike
+    told = {(a["stop"], a["student"]): a for a in json.loads(capsys.readouterr().out)}
+    assert {k: a["state"] for k, a in told.items()} == {("budget", "1B"): "never", ("to_target", "1B"): AT_N}
+    assert told["to_target", "1B"]["n_star"] == pytest.approx(2)
+    run(["breakeven", "--store", root, "--format", "table"])
+    shown = capsys.readouterr().out
+    assert "kd 1B (equal budget): never" in shown
+    assert "kd 1B (to target): cheaper than sft from 2.00 uses on" in shown
+    run(["frontier", "--store", root, "--format", "table"])
+    assert "1B (to target), from 2.00 uses on, cheapest first: kd, sft" in capsys.readouterr().out
+    run(["advise", "--store", root, "--reuse", "3", "--format", "table"])
+    shown = capsys.readouterr().out
+    assert "equal budget: at 3 uses for 1B, sft 1B takes least" in shown
+    assert "to target: at 3 uses for 1B, kd 1B takes least" in shown
+    out = machine.root.parent / "r.html"
+    assert run(["report", "--store", root, "-o", str(out), "--figures", str(out.with_name("f"))]) == 0
+    names = {p.name for p in out.with_name("f").iterdir()}
+    assert {"breakdown-budget.svg", "breakeven-budget.svg", "breakeven-to_target.svg", "power-1.svg"} <= names
+    page = out.read_text()
+    assert "<td>to target</td>" in page
+    assert "test gpu" in page.partition("Measured with")[2]
+    assert len(page.encode()) < 500_000
+
+
+def test_a_variant_without_a_baseline_is_named_and_the_other_answered(
+    machine: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stop, begin in (("budget", 180), ("to_target", 300)):
+        labelled(machine, f"kd-{stop}", begin, {"teacher.logits": 20, "student.train": 20}, stop=stop)
+    labelled(machine, "base-b", 60, {"student.train": 30}, pipeline="sft", stop="budget")
+    assert run(["breakeven", "--store", str(machine.write()), "--format", "table"]) == 0
+    shown = capsys.readouterr().out
+    assert "kd 1B (equal budget): cheaper than sft from 2.00 uses on" in shown
+    assert "with stop=to_target has no baseline" in shown
+
+
+def test_advice_takes_the_uses_that_were_counted_where_none_are_assumed(
+    grid: Store, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(grid.write())
+    assert run(["advise", "--store", root, "--format", "table"]) == 0
+    assert "2 uses, as counted in this store" in capsys.readouterr().out
+    assert run(["advise", "--study", "poster"]) == 2
+    assert "--reuse N says how many" in capsys.readouterr().err
+
+
+def test_a_studys_table_has_domains_joules_a_token_and_who_starved(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.device(0)
+    store.power(0, range(T0, T0 + 200 * S, 200 * MS), lambda t: 300_000 if t // S % 2 else 50_000)
+    store.run("r", "kd", T0, T0 + 60 * S, labels='{"pipeline": "kd", "student": "1B"}')
+    store.stage("r", "i", "prerun.idle", T0, T0 + 200 * MS)
+    store.stage("r", "t", "student.train", T0 + 10 * S, T0 + 50 * S, counts={"label": 700})
+    root = str(store.write())
+    assert run(["stages", "--study", "store", "--store", root, "--format", "json"]) == 0
+    whole = [p for p in json.loads(capsys.readouterr().out) if p["stage"] is None][0]  # noqa: RUF015
+    assert whole["gpu_j"] == pytest.approx(whole["energy_j"])
+    assert (whole["tokens"], whole["token_unit"]) == (700, "label")
+    assert whole["j_per_token"] == pytest.approx(whole["energy_j"] / 700)
+    assert whole["starved_share"] == pytest.approx(0.5, abs=0.01)
+    assert run(["stages", "--study", "store", "--store", root, "--format", "table"]) == 0
+    assert "STARVED: kd 1B, 50." in capsys.readouterr().out
+
+
+def test_what_was_mixed_is_said_by_every_answer_in_every_format(
+    grid: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(grid, "kd2", "kd", 300, {"teacher.logits": 5, "student.train": 25}, seed=2, tokenizer="b")
+    add(grid, "kd3", "kd", 340, {"teacher.logits": 5, "student.train": 25}, seed=3, tokenizer="a")
+    root, note = str(grid.write()), "MIXED, tokenizer: a / b"
+    for command in (["breakeven"], ["frontier"], ["advise", "--reuse", "2"]):
+        assert run([*command, "--store", root]) == 2
+        assert "these runs are not alike: tokenizer: a / b" in capsys.readouterr().err
+        for format_ in ("table", "json", "csv"):
+            run([*command, "--store", root, "--allow-mixed", "--format", format_])
+            assert note in capsys.readouterr().out, (command, format_)
+    out = grid.root.parent / "r.html"
+    assert run(["report", "--store", root, "--allow-mixed", "-o", str(out)]) == 0
+    assert note in out.read_text()
+
+
+def test_a_report_without_a_baseline_has_all_but_the_break_even(grid: Store) -> None:
+    grid.rows["runs_log"] = [r for r in grid.rows["runs_log"] if r[1][0] != "base"]
+    out = grid.root.parent / "r.html"
+    assert run(["report", "--store", str(grid.write()), "--reuse", "2", "-o", str(out)]) == 0
+    page = out.read_text()
+    assert "has no baseline among its pipelines kd" in page
+    assert "at 2 uses for 1B, kd 1B takes least" in page

@@ -25,6 +25,7 @@ PAGES = [
         "ARCHITECTURE.md",
         "docs/measurement.md",
         "docs/comparison.md",
+        "docs/protocol.md",
     )
 ]
 SHELLS = ("", "sh", "bash", "console", "shell")

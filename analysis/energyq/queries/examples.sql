@@ -41,3 +41,10 @@ LEFT JOIN stage_totals t ON t.run_id = a.run_id AND t.stage_id = a.stage_id
 LEFT JOIN run_totals m ON m.run_id = a.run_id
 LEFT JOIN artifact_uses u ON u.artifact_id = a.artifact_id
 GROUP BY ALL ORDER BY made_for_j DESC NULLS LAST;
+
+-- example: For which share of its time did the device of each training idle? (70 W: what it takes when idle)
+WITH trained AS (
+  SELECT run_id, stage, device, t0_ns, t1_ns, 70.0 AS floor_w FROM stage_energy
+  WHERE stage LIKE 'student.train%' AND t1_ns IS NOT NULL
+)
+SELECT run_id, stage, device, busy_w, covered, starved_share FROM starved('trained') ORDER BY t0_ns, device;

@@ -1,6 +1,5 @@
--- Which ended runs are of a pipeline and a student, and how good did each become (last value of the metric)?
-SELECT r.run_id, r.name, r.status, r.labels, q.value AS quality, q.n AS quality_n,
-  (SELECT list(DISTINCT s.domains) FROM stage_totals s WHERE s.run_id = r.run_id AND s.domains IS NOT NULL) AS domains
+-- Which runs are of a pipeline and a student, and how good did each become (last value of the metric)?
+SELECT r.run_id, r.name, r.status, r.labels, r.env, r.git_commit, q.value AS quality, q.n AS quality_n
 FROM runs r
 LEFT JOIN (
   SELECT run_id, arg_max(value, t_ns) AS value, arg_max(n, t_ns) AS n FROM metrics

@@ -17,7 +17,9 @@ from energyd.store import TABLES, counting, folders_counting, hour_of_sealed, na
 from energyd.store.columns import schema
 
 _HERE: Final = Path(__file__).parent
-VIEW_FILES: Final = ("views.sql", "macros.sql", "totals.sql", "sensors.sql", "sharing.sql", "net.sql")
+VIEW_FILES: Final = (
+    "views.sql", "macros.sql", "totals.sql", "sensors.sql", "sharing.sql", "net.sql", "starved.sql",
+)  # fmt: skip
 ROW_GROUP: Final = 245_760
 """Rows between two zone maps of a day's file: 82 minutes of one device at 50 Hz. Of 1 B samples in 29 files,
 one minute is found in 0.04 s; half as many rows in a group take 0.07 s, for all zone maps are looked at."""
