@@ -33,7 +33,6 @@ from energyd_client import clock
 from energyd_client import protocol as p
 from real_daemon import wait_for
 
-
 MS = 1_000_000
 
 
