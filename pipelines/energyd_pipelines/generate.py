@@ -130,15 +130,15 @@ class _Draw:
         self.temperature, self.top_p = temperature, top_p
         self.dice = torch.Generator(device=device).manual_seed((seed << 32) ^ start)
 
-    def __call__(self, logits_BV: Tensor) -> Tensor:  # noqa: N803
+    def __call__(self, logits_BV: Tensor) -> Tensor:
         if self.temperature == 0:
             return logits_BV.argmax(-1)
-        p_BV = (logits_BV.float() / self.temperature).softmax(-1)  # noqa: N806
+        p_BV = (logits_BV.float() / self.temperature).softmax(-1)
         if self.top_p < 1:
             sorted_p, at = p_BV.sort(-1, descending=True)
             # The first token always stays; the one that passes top_p does too.
             sorted_p[sorted_p.cumsum(-1) - sorted_p >= self.top_p] = 0
-            p_BV = torch.zeros_like(p_BV).scatter(-1, at, sorted_p)  # noqa: N806
+            p_BV = torch.zeros_like(p_BV).scatter(-1, at, sorted_p)
         return torch.multinomial(p_BV, 1, generator=self.dice)[:, 0]
 
 
@@ -152,8 +152,8 @@ def _answer(
     real = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):
         padded[row, width - len(prompt) :], real[row, width - len(prompt) :] = prompt, True
-    tokens_BT = torch.from_numpy(padded).to(model.device)  # noqa: N806
-    real_BT = torch.from_numpy(real).to(model.device)  # noqa: N806
+    tokens_BT = torch.from_numpy(padded).to(model.device)
+    real_BT = torch.from_numpy(real).to(model.device)
     steps = decoder.steps(tokens_BT, real_BT) if decoder else _growing(model, tokens_BT, real_BT)
     logits = next(steps)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
@@ -173,7 +173,7 @@ def _answer(
     return out.cpu().numpy(), counts.cpu().numpy()
 
 
-def _growing(model: Any, tokens_BT: Tensor, real_BT: Tensor) -> Any:  # noqa: N803
+def _growing(model: Any, tokens_BT: Tensor, real_BT: Tensor) -> Any:
     """Logits of the next token, given tokens one by one; the cache grows."""
     from transformers import DynamicCache
 
@@ -192,7 +192,9 @@ def _call(model: Any, tokens: Tensor, mask: Tensor, where: Tensor, cache: Any) -
     known = inspect.signature(model.forward).parameters
     name = "cache" if "cache" in known else "past_key_values"
     more = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    out = model(input_ids=tokens, attention_mask=mask, position_ids=where, use_cache=True, **{name: cache}, **more)
+    out = model(
+        input_ids=tokens, attention_mask=mask, position_ids=where, use_cache=True, **{name: cache}, **more
+    )
     logits: Tensor = out.logits[:, -1]
     return logits
 
@@ -221,7 +223,7 @@ class _Decoder:
         """Whether so many rows of prompts and answers have their place here."""
         return batch == self.batch and length <= self.length
 
-    def steps(self, tokens_BT: Tensor, real_BT: Tensor) -> Any:  # noqa: N803
+    def steps(self, tokens_BT: Tensor, real_BT: Tensor) -> Any:
         """A generator: gives logits (B, V) of the next token, is sent that token."""
         width = tokens_BT.shape[1]
         self.cache.reset()
@@ -231,7 +233,9 @@ class _Decoder:
         ahead = torch.arange(self.length, device=seen.device)
         past = ahead[None, :] <= torch.arange(width, device=seen.device)[:, None]
         # A row of padding looks at itself, or its softmax would be of nothing.
-        sees = (past & seen[:, None, :]) | (ahead[None, :] == torch.arange(width, device=seen.device)[:, None])
+        sees = (past & seen[:, None, :]) | (
+            ahead[None, :] == torch.arange(width, device=seen.device)[:, None]
+        )
         mask = torch.zeros(self.batch, 1, width, self.length, dtype=self._mask.dtype, device=seen.device)
         mask.masked_fill_(~sees[:, None], out)
         where = (real_BT.long().cumsum(1) - 1).clamp(min=0)

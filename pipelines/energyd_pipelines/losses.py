@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812  # PyTorch's own habit
+from torch.nn import functional as F  # PyTorch's own habit
 
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.logit_cache import SparseTargets
@@ -31,7 +31,7 @@ Tail = Literal["bucket", "renorm", "none"]
 TAILS: Final = ("bucket", "renorm", "none")
 
 
-def ce(logits_NV: Tensor, labels_N: Tensor, targets: SparseTargets | None) -> Tensor:  # noqa: N803
+def ce(logits_NV: Tensor, labels_N: Tensor, targets: SparseTargets | None) -> Tensor:
     """Cross-entropy with the labels, summed; nats. `targets` is not looked at."""
     return F.cross_entropy(_wide(logits_NV), labels_N, reduction="sum")
 
@@ -47,7 +47,7 @@ def kd(alpha: float, tau: float = 1.0, tail: Tail = "bucket") -> Loss:
             cure=f"alpha from 0 to 1, tau above 0, tail one of {', '.join(TAILS)}",
         )
 
-    def loss(logits_NV: Tensor, labels_N: Tensor, targets: SparseTargets | None) -> Tensor:  # noqa: N803
+    def loss(logits_NV: Tensor, labels_N: Tensor, targets: SparseTargets | None) -> Tensor:
         if targets is None:
             raise DistillError("kd: no teacher logits for this batch", cure="give targets_of the cache")
         if targets.tau != tau:
@@ -63,29 +63,29 @@ def kd(alpha: float, tau: float = 1.0, tail: Tail = "bucket") -> Loss:
     return loss
 
 
-def forward_kl(logits_NV: Tensor, targets: SparseTargets, tail: Tail) -> Tensor:  # noqa: N803
+def forward_kl(logits_NV: Tensor, targets: SparseTargets, tail: Tail) -> Tensor:
     """KL(teacher ‖ student) at the targets' tau over what `tail` says, summed over positions; nats.
 
     The student's rest is a log-sum-exp over its other V − k logits, not 1 minus the top: that difference
     loses all digits where a student has learnt to be sure.
     """
-    z_NV = logits_NV / targets.tau if targets.tau != 1 else logits_NV  # noqa: N806
-    z_NK = z_NV.gather(1, targets.ids_NK)  # noqa: N806
+    z_NV = logits_NV / targets.tau if targets.tau != 1 else logits_NV
+    z_NK = z_NV.gather(1, targets.ids_NK)
     whole = targets.ids_NK.shape[1] == z_NV.shape[1]
-    lse_top_N = z_NK.logsumexp(1)  # noqa: N806
+    lse_top_N = z_NK.logsumexp(1)
     if whole:
-        lse_N, lse_rest_N = lse_top_N, None  # noqa: N806
+        lse_N, lse_rest_N = lse_top_N, None
     else:
-        lse_rest_N = z_NV.scatter(1, targets.ids_NK, -torch.inf).logsumexp(1)  # noqa: N806
-        lse_N = torch.logaddexp(lse_top_N, lse_rest_N)  # noqa: N806
-    log_q_NK = z_NK - lse_N[:, None]  # noqa: N806
-    log_p_NK = targets.rel_NK / targets.tau - targets.lse_N[:, None]  # noqa: N806
+        lse_rest_N = z_NV.scatter(1, targets.ids_NK, -torch.inf).logsumexp(1)
+        lse_N = torch.logaddexp(lse_top_N, lse_rest_N)
+    log_q_NK = z_NK - lse_N[:, None]
+    log_p_NK = targets.rel_NK / targets.tau - targets.lse_N[:, None]
     if tail == "renorm":
-        log_p_NK = log_p_NK.log_softmax(1)  # noqa: N806
+        log_p_NK = log_p_NK.log_softmax(1)
     kl = (log_p_NK.exp() * (log_p_NK - log_q_NK)).sum()
     if tail == "bucket" and lse_rest_N is not None:
         # fp16 rounding may lift the k probabilities a little above 1 together; less than nothing is nothing.
-        rest_N = (1 - log_p_NK.exp().sum(1)).clamp(min=0)  # noqa: N806
+        rest_N = (1 - log_p_NK.exp().sum(1)).clamp(min=0)
         kl = kl + (torch.xlogy(rest_N, rest_N) - rest_N * (lse_rest_N - lse_N)).sum()
     return kl
 
@@ -98,8 +98,8 @@ class _ThroughHead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor,  # noqa: N803
+    def forward(
+        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor,
         targets: SparseTargets | None, loss: Loss, chunk: int,
     ) -> Tensor:  # fmt: skip
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
@@ -119,7 +119,7 @@ class _ThroughHead(torch.autograd.Function):
         return total.to(torch.promote_types(hidden_ND.dtype, torch.float32))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:  # noqa: D102
+    def backward(ctx: Any, *grads: Any) -> Any:
         hidden_grad, head_grad = ctx.saved_tensors
         scale = grads[0]
         head_grad = None if head_grad is None else head_grad.mul_(scale)
@@ -127,7 +127,7 @@ class _ThroughHead(torch.autograd.Function):
 
 
 def through_head(
-    loss: Loss, hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor,  # noqa: N803
+    loss: Loss, hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor,
     targets: SparseTargets | None, *, chunk: int = 1024,
 ) -> Tensor:  # fmt: skip
     """What `loss` gives for logits hidden_ND @ head_VD.T, without ever holding more than `chunk` rows of them.
