@@ -31,7 +31,7 @@ _SHARE: Final = 0.85  # of free memory, left to keys, values and what a prefill 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One answer: tokens is prompt and answer, its EOS with it if there was one; n_generated is without the prompt."""
+    """One answer: `tokens` is prompt and answer, its EOS too; `n_generated` the answer alone."""
 
     index: int
     tokens: NDArray[np.uint32]
@@ -57,7 +57,7 @@ def generate(
     `temperature` 0 is greedy; else tokens are drawn from the smallest set with probability `top_p`, the same
     ones for the same seed and batch. `batch` None: the largest that fits; one that does not is halved.
     `static_cache` needs a model of full attention throughout; `graph` replays each step as a CUDA graph.
-    `eos_id` None: nothing ends before `max_new`. Raises DistillError for an empty prompt or impossible settings.
+    `eos_id` None: nothing ends before `max_new`. Raises DistillError for an empty prompt or bad settings.
     """
     if max_new < 1 or temperature < 0 or not 0 < top_p <= 1 or (batch is not None and batch < 1):
         raise DistillError(
@@ -106,7 +106,7 @@ def generate(
 
 
 def largest_batch(model: Any, *, prompt: int, max_new: int, of: int = _LARGEST) -> int:
-    """The largest power of two (at most `of` rounded up) whose keys, values and prefill fit into free memory."""
+    """The largest power of two (at most `of` rounded up) whose cache and prefill fit in free memory."""
     limit = min(_LARGEST, 1 << max(0, of - 1).bit_length())
     if model.device.type != "cuda":
         return min(limit, 64)
@@ -130,15 +130,15 @@ class _Draw:
         self.temperature, self.top_p = temperature, top_p
         self.dice = torch.Generator(device=device).manual_seed((seed << 32) ^ start)
 
-    def __call__(self, logits_BV: Tensor) -> Tensor:  # noqa: N803
+    def __call__(self, logits_BV: Tensor) -> Tensor:
         if self.temperature == 0:
             return logits_BV.argmax(-1)
-        p_BV = (logits_BV.float() / self.temperature).softmax(-1)  # noqa: N806
+        p_BV = (logits_BV.float() / self.temperature).softmax(-1)
         if self.top_p < 1:
             sorted_p, at = p_BV.sort(-1, descending=True)
             # The first token always stays; the one that passes top_p does too.
             sorted_p[sorted_p.cumsum(-1) - sorted_p >= self.top_p] = 0
-            p_BV = torch.zeros_like(p_BV).scatter(-1, at, sorted_p)  # noqa: N806
+            p_BV = torch.zeros_like(p_BV).scatter(-1, at, sorted_p)
         return torch.multinomial(p_BV, 1, generator=self.dice)[:, 0]
 
 
@@ -152,8 +152,8 @@ def _answer(
     real = np.zeros((len(prompts), width), bool)
     for row, prompt in enumerate(prompts):
         padded[row, width - len(prompt) :], real[row, width - len(prompt) :] = prompt, True
-    tokens_BT = torch.from_numpy(padded).to(model.device)  # noqa: N806
-    real_BT = torch.from_numpy(real).to(model.device)  # noqa: N806
+    tokens_BT = torch.from_numpy(padded).to(model.device)
+    real_BT = torch.from_numpy(real).to(model.device)
     steps = decoder.steps(tokens_BT, real_BT) if decoder else _growing(model, tokens_BT, real_BT)
     logits = next(steps)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=model.device)
@@ -173,7 +173,7 @@ def _answer(
     return out.cpu().numpy(), counts.cpu().numpy()
 
 
-def _growing(model: Any, tokens_BT: Tensor, real_BT: Tensor) -> Any:  # noqa: N803
+def _growing(model: Any, tokens_BT: Tensor, real_BT: Tensor) -> Any:
     """Logits of the next token, given tokens one by one; the cache grows."""
     from transformers import DynamicCache
 
@@ -191,8 +191,9 @@ def _call(model: Any, tokens: Tensor, mask: Tensor, where: Tensor, cache: Any) -
     """Logits (B, V) of the last position. What a cache is called depends on the version of transformers."""
     known = inspect.signature(model.forward).parameters
     name = "cache" if "cache" in known else "past_key_values"
-    more = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    out = model(input_ids=tokens, attention_mask=mask, position_ids=where, use_cache=True, **{name: cache}, **more)
+    more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+    more[name] = cache
+    out = model(input_ids=tokens, attention_mask=mask, position_ids=where, use_cache=True, **more)
     logits: Tensor = out.logits[:, -1]
     return logits
 
@@ -221,17 +222,17 @@ class _Decoder:
         """Whether so many rows of prompts and answers have their place here."""
         return batch == self.batch and length <= self.length
 
-    def steps(self, tokens_BT: Tensor, real_BT: Tensor) -> Any:  # noqa: N803
+    def steps(self, tokens_BT: Tensor, real_BT: Tensor) -> Any:
         """A generator: gives logits (B, V) of the next token, is sent that token."""
         width = tokens_BT.shape[1]
         self.cache.reset()
         out = torch.finfo(self._mask.dtype).min
         seen = torch.zeros(self.batch, self.length, dtype=torch.bool, device=self._mask.device)
         seen[:, :width] = real_BT
-        ahead = torch.arange(self.length, device=seen.device)
-        past = ahead[None, :] <= torch.arange(width, device=seen.device)[:, None]
+        key = torch.arange(self.length, device=seen.device)[None, :]
+        query = torch.arange(width, device=seen.device)[:, None]
         # A row of padding looks at itself, or its softmax would be of nothing.
-        sees = (past & seen[:, None, :]) | (ahead[None, :] == torch.arange(width, device=seen.device)[:, None])
+        sees = ((key <= query) & seen[:, None, :]) | (key == query)
         mask = torch.zeros(self.batch, 1, width, self.length, dtype=self._mask.dtype, device=seen.device)
         mask.masked_fill_(~sees[:, None], out)
         where = (real_BT.long().cumsum(1) - 1).clamp(min=0)
@@ -266,7 +267,7 @@ class _Decoder:
             for length, value in zip(lengths, before, strict=True):
                 length.copy_(value)
 
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # libraries make their handles and workspaces outside of the recording
             for _ in range(2):

@@ -46,9 +46,9 @@ class SparseTargets:
     log Σ_v exp((z_v − z_top)/tau) over the whole vocabulary; tau the temperature of lse_N.
     """
 
-    ids_NK: Tensor  # noqa: N815
-    rel_NK: Tensor  # noqa: N815
-    lse_N: Tensor  # noqa: N815
+    ids_NK: Tensor
+    rel_NK: Tensor
+    lse_N: Tensor
     tau: float
 
     def __getitem__(self, part: slice) -> SparseTargets:
@@ -59,7 +59,8 @@ class SparseTargets:
 def record(k: int, vocab_size: int, n_taus: int) -> np.dtype[Any]:
     """The type of one position."""
     high = (planes_of(vocab_size), plane_bytes(k))
-    return np.dtype([("lse", "<f4", (n_taus,)), ("rel", "<f2", (k,)), ("low", "<u2", (k,)), ("high", "u1", high)])
+    kept = [("rel", "<f2", (k,)), ("low", "<u2", (k,)), ("high", "u1", high)]
+    return np.dtype([("lse", "<f4", (n_taus,)), *kept])
 
 
 class CacheWriter:
@@ -72,7 +73,9 @@ class CacheWriter:
         self, folder: Path, *, k: int, vocab_size: int, temperatures: Sequence[float] = (1.0, 2.0, 4.0)
     ) -> None:
         if not 1 <= k <= vocab_size:
-            raise DistillError(f"k={k} of a vocabulary of {vocab_size}", cure="k from 1 to the vocabulary's size")
+            raise DistillError(
+                f"k={k} of a vocabulary of {vocab_size}", cure="k from 1 to the vocabulary's size"
+            )
         if not temperatures or min(temperatures) <= 0:
             raise DistillError(f"temperatures {list(temperatures)}", cure="one or more, all above 0")
         self.folder, self.k, self.vocab_size = folder, k, vocab_size
@@ -86,7 +89,7 @@ class CacheWriter:
         self._file: IO[bytes] = self._guarded(lambda: (folder / ROWS).open("wb"))
 
     @torch.no_grad()
-    def compact(self, logits_NV: Tensor) -> NDArray[Any]:  # noqa: N803
+    def compact(self, logits_NV: Tensor) -> NDArray[Any]:
         """Records (N,) of raw logits (N, V), made where the logits are; for append_rows."""
         if logits_NV.shape[1] < self.vocab_size:
             raise DistillError(
@@ -99,14 +102,16 @@ class CacheWriter:
             self._compact(logits_NV[start : start + step, : self.vocab_size], rows[start : start + step])
         return rows
 
-    def _compact(self, logits_NV: Tensor, rows: NDArray[Any]) -> None:  # noqa: N803
-        top_NK, ids_NK = logits_NV.topk(self.k, dim=1)  # noqa: N806
-        z_NV = logits_NV.float() - top_NK[:, :1].float()  # noqa: N806
-        rel_NK = top_NK.float() - top_NK[:, :1].float()  # noqa: N806
-        lse_NT = torch.stack([(z_NV / tau).logsumexp(1) for tau in self.temperatures], 1)  # noqa: N806
+    def _compact(self, logits_NV: Tensor, rows: NDArray[Any]) -> None:
+        top_NK, ids_NK = logits_NV.topk(self.k, dim=1)
+        z_NV = logits_NV.float() - top_NK[:, :1].float()
+        rel_NK = top_NK.float() - top_NK[:, :1].float()
+        lse_NT = torch.stack([(z_NV / tau).logsumexp(1) for tau in self.temperatures], 1)
         if not bool(torch.isfinite(lse_NT).all()):
             raise DistillError(
-                "the teacher's logits are not finite", where=str(self.folder), cure="look at its weights and dtype"
+                "the teacher's logits are not finite",
+                where=str(self.folder),
+                cure="look at its weights and dtype",
             )
         rows["lse"], rows["rel"] = lse_NT.cpu().numpy(), rel_NK.half().cpu().numpy()
         ids = ids_NK.to(torch.int32).cpu().numpy().astype(np.uint32)
@@ -124,7 +129,7 @@ class CacheWriter:
         self._mass_sum += float(mass.sum())
         self._mass_bins += np.bincount((mass * (_BINS - 1)).astype(np.int64), minlength=_BINS)
 
-    def append_example(self, logits_NV: Tensor) -> None:  # noqa: N803
+    def append_example(self, logits_NV: Tensor) -> None:
         """The next example: raw logits (N, V) at its N label positions, in order."""
         self.append_rows(self.compact(logits_NV))
 
@@ -132,13 +137,13 @@ class CacheWriter:
         """Make it durable and valid; what `cache.json` says: positions, kept mass (mean, p05) …"""
         positions = sum(self._lengths)
         offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]).astype(np.int64)
-        kept = np.cumsum(self._mass_bins)
+        p05 = float(np.searchsorted(np.cumsum(self._mass_bins), positions / 20))
         head = {
             "version": VERSION, "k": self.k, "vocab_size": self.vocab_size, "temperatures": self.temperatures,
             "n_examples": len(self._lengths), "label": positions, "bytes": positions * self._type.itemsize,
             "bytes_per_position": self._type.itemsize,
             "kept_mass_mean": self._mass_sum / positions if positions else None,
-            "kept_mass_p05": float(np.searchsorted(kept, 0.05 * positions) / (_BINS - 1)) if positions else None,
+            "kept_mass_p05": p05 / (_BINS - 1) if positions else None,
         }  # fmt: skip
 
         def finish() -> None:
@@ -226,7 +231,7 @@ class LogitCache:
         return cls(folder, head, rows, offsets, crc, int(head["k"]))
 
     def view(self, k: int) -> LogitCache:
-        """The same positions with the first k tokens only; nothing is copied. Raises DistillError for more."""
+        """The same positions with the first k tokens only; nothing is copied. Raises DistillError."""
         if not 1 <= k <= self.k:
             raise DistillError(
                 f"k={k} of a cache that keeps {self.k}", where=str(self.folder), cure=f"k from 1 to {self.k}"
@@ -251,13 +256,12 @@ class LogitCache:
                 cure=f"one of {', '.join(f'{t:g}' for t in self.temperatures)}, or a cache made with it",
             )
         records = np.concatenate([self._example(int(i)) for i in indices])
-        planes = records["high"].reshape(len(records), planes_of(self.vocab_size), -1)
 
         def there(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
         low = there(records["low"][:, : self.k].view(np.int16))
-        ids = unpack(low, there(planes[:, :, : plane_bytes(self.k)]))
+        ids = unpack(low, there(records["high"][:, :, : plane_bytes(self.k)]))
         rel = there(records["rel"][:, : self.k]).float()
         return SparseTargets(ids, rel, there(records["lse"][:, self.temperatures.index(tau)]), tau)
 
@@ -269,7 +273,7 @@ class LogitCache:
                 cure="the cache belongs to another dataset",
             )
         found: NDArray[Any] = np.asarray(self._rows[self._offsets[index] : self._offsets[index + 1]])
-        if not self._checked[index]:  # once a process: as dear as reading, and pages do not change by themselves
+        if not self._checked[index]:  # once a process: it is as dear as reading
             if zlib.crc32(found.tobytes()) != self._crc[index]:
                 raise DistillError(
                     f"example {index} of the logit cache is not what was written (CRC)",

@@ -24,7 +24,7 @@ def plane_bytes(k: int) -> int:
     return (k + 7) // 8
 
 
-def pack(ids_NK: NDArray[np.uint32], planes: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:  # noqa: N803
+def pack(ids_NK: NDArray[np.uint32], planes: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     """(low (N, K), high (N, planes, plane_bytes(K))). Raises DistillError for an id that needs more bits."""
     if ids_NK.size and int(ids_NK.max()) >> (16 + planes):
         raise DistillError(
@@ -36,8 +36,8 @@ def pack(ids_NK: NDArray[np.uint32], planes: int) -> tuple[NDArray[np.uint16], N
     return ids_NK.astype(np.uint16), (np.stack(high, axis=1) if high else np.zeros(shape, np.uint8))
 
 
-def unpack(low_NK: Tensor, high_NPB: Tensor) -> Tensor:  # noqa: N803
-    """int64 ids (N, K), on the tensors' device. `low_NK` is int16 with the bits of a uint16, `high_NPB` uint8.
+def unpack(low_NK: Tensor, high_NPB: Tensor) -> Tensor:
+    """int64 ids (N, K), on the tensors' device. `low_NK`: int16 with the bits of a uint16.
 
     Done there because 2 bytes and a bit an id are less to copy than 8.
     """
