@@ -213,11 +213,11 @@ def load(source: str, words: Sequence[str] = ()) -> Config:
         raise DistillError(
             f"no preset is called {source}", cure=f"one of {', '.join(presets())}, or FILE.yaml", code=USAGE
         )
-    values = _yaml(text, source)
+    values = parse_yaml(text, source)
     if not isinstance(values, dict):
         raise DistillError(f"{source} holds no settings", cure="`key: value` lines", code=USAGE)
     for word in words:
-        _override(values, word)
+        override(values, word)
     config: Config = build(Config, values, source)
     return config
 
@@ -267,7 +267,7 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
     return found
 
 
-def _override(values: dict[str, Any], word: str) -> None:
+def override(values: dict[str, Any], word: str) -> None:
     """Put one `a.b.0.c=value` into nested settings."""
     key, equals, text = word.partition("=")
     if not equals or not key:
@@ -287,14 +287,15 @@ def _override(values: dict[str, Any], word: str) -> None:
             if not last and not isinstance(at.get(part), (dict, list)):
                 at[part] = {}  # `build` looks whether such a group exists
         if last:
-            at[step] = _yaml(text, word)
+            at[step] = parse_yaml(text, word)
         else:
             at = at[step]
             if not isinstance(at, (dict, list)):
                 raise DistillError(f"{key}: {part} is no group of settings", where=word, code=USAGE)
 
 
-def _yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """What a text says; `where` it stands is for the error. Raises DistillError."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -31,7 +31,7 @@ _SHARE: Final = 0.85  # of free memory, left to keys, values and what a prefill 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One answer: tokens is prompt and answer, its EOS with it if there was one; n_generated is without the prompt."""
+    """One answer: `tokens` is prompt and answer, its EOS too; `n_generated` the answer alone."""
 
     index: int
     tokens: NDArray[np.uint32]
@@ -57,7 +57,7 @@ def generate(
     `temperature` 0 is greedy; else tokens are drawn from the smallest set with probability `top_p`, the same
     ones for the same seed and batch. `batch` None: the largest that fits; one that does not is halved.
     `static_cache` needs a model of full attention throughout; `graph` replays each step as a CUDA graph.
-    `eos_id` None: nothing ends before `max_new`. Raises DistillError for an empty prompt or impossible settings.
+    `eos_id` None: nothing ends before `max_new`. Raises DistillError for an empty prompt or bad settings.
     """
     if max_new < 1 or temperature < 0 or not 0 < top_p <= 1 or (batch is not None and batch < 1):
         raise DistillError(
@@ -106,7 +106,7 @@ def generate(
 
 
 def largest_batch(model: Any, *, prompt: int, max_new: int, of: int = _LARGEST) -> int:
-    """The largest power of two (at most `of` rounded up) whose keys, values and prefill fit into free memory."""
+    """The largest power of two (at most `of` rounded up) whose cache and prefill fit in free memory."""
     limit = min(_LARGEST, 1 << max(0, of - 1).bit_length())
     if model.device.type != "cuda":
         return min(limit, 64)
@@ -191,10 +191,9 @@ def _call(model: Any, tokens: Tensor, mask: Tensor, where: Tensor, cache: Any) -
     """Logits (B, V) of the last position. What a cache is called depends on the version of transformers."""
     known = inspect.signature(model.forward).parameters
     name = "cache" if "cache" in known else "past_key_values"
-    more = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-    out = model(
-        input_ids=tokens, attention_mask=mask, position_ids=where, use_cache=True, **{name: cache}, **more
-    )
+    more: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+    more[name] = cache
+    out = model(input_ids=tokens, attention_mask=mask, position_ids=where, use_cache=True, **more)
     logits: Tensor = out.logits[:, -1]
     return logits
 
@@ -230,12 +229,10 @@ class _Decoder:
         out = torch.finfo(self._mask.dtype).min
         seen = torch.zeros(self.batch, self.length, dtype=torch.bool, device=self._mask.device)
         seen[:, :width] = real_BT
-        ahead = torch.arange(self.length, device=seen.device)
-        past = ahead[None, :] <= torch.arange(width, device=seen.device)[:, None]
+        key = torch.arange(self.length, device=seen.device)[None, :]
+        query = torch.arange(width, device=seen.device)[:, None]
         # A row of padding looks at itself, or its softmax would be of nothing.
-        sees = (past & seen[:, None, :]) | (
-            ahead[None, :] == torch.arange(width, device=seen.device)[:, None]
-        )
+        sees = ((key <= query) & seen[:, None, :]) | (key == query)
         mask = torch.zeros(self.batch, 1, width, self.length, dtype=self._mask.dtype, device=seen.device)
         mask.masked_fill_(~sees[:, None], out)
         where = (real_BT.long().cumsum(1) - 1).clamp(min=0)
@@ -270,7 +267,7 @@ class _Decoder:
             for length, value in zip(lengths, before, strict=True):
                 length.copy_(value)
 
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # libraries make their handles and workspaces outside of the recording
             for _ in range(2):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from torch import Tensor
-from torch.nn import functional as F  # PyTorch's own habit
+from torch.nn import functional as F
 
 NAME: Final = "energyd_grouped"
 
@@ -29,9 +29,8 @@ def _attend(
         return found
     batch, heads, _, width = query.shape
     packed = query.reshape(batch, heads // groups, groups, width)
-    out = F.scaled_dot_product_attention(
-        packed, key, value, attn_mask=attention_mask, scale=more.get("scaling")
-    )
+    scale = more.get("scaling")
+    out = F.scaled_dot_product_attention(packed, key, value, attn_mask=attention_mask, scale=scale)
     return out.reshape(batch, heads, 1, value.shape[-1]).transpose(1, 2).contiguous(), None
 
 

@@ -59,9 +59,8 @@ class SparseTargets:
 def record(k: int, vocab_size: int, n_taus: int) -> np.dtype[Any]:
     """The type of one position."""
     high = (planes_of(vocab_size), plane_bytes(k))
-    return np.dtype(
-        [("lse", "<f4", (n_taus,)), ("rel", "<f2", (k,)), ("low", "<u2", (k,)), ("high", "u1", high)]
-    )
+    kept = [("rel", "<f2", (k,)), ("low", "<u2", (k,)), ("high", "u1", high)]
+    return np.dtype([("lse", "<f4", (n_taus,)), *kept])
 
 
 class CacheWriter:
@@ -138,13 +137,13 @@ class CacheWriter:
         """Make it durable and valid; what `cache.json` says: positions, kept mass (mean, p05) …"""
         positions = sum(self._lengths)
         offsets = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]).astype(np.int64)
-        kept = np.cumsum(self._mass_bins)
+        p05 = float(np.searchsorted(np.cumsum(self._mass_bins), positions / 20))
         head = {
             "version": VERSION, "k": self.k, "vocab_size": self.vocab_size, "temperatures": self.temperatures,
             "n_examples": len(self._lengths), "label": positions, "bytes": positions * self._type.itemsize,
             "bytes_per_position": self._type.itemsize,
             "kept_mass_mean": self._mass_sum / positions if positions else None,
-            "kept_mass_p05": float(np.searchsorted(kept, 0.05 * positions) / (_BINS - 1)) if positions else None,
+            "kept_mass_p05": p05 / (_BINS - 1) if positions else None,
         }  # fmt: skip
 
         def finish() -> None:
@@ -232,7 +231,7 @@ class LogitCache:
         return cls(folder, head, rows, offsets, crc, int(head["k"]))
 
     def view(self, k: int) -> LogitCache:
-        """The same positions with the first k tokens only; nothing is copied. Raises DistillError for more."""
+        """The same positions with the first k tokens only; nothing is copied. Raises DistillError."""
         if not 1 <= k <= self.k:
             raise DistillError(
                 f"k={k} of a cache that keeps {self.k}", where=str(self.folder), cure=f"k from 1 to {self.k}"
@@ -257,13 +256,12 @@ class LogitCache:
                 cure=f"one of {', '.join(f'{t:g}' for t in self.temperatures)}, or a cache made with it",
             )
         records = np.concatenate([self._example(int(i)) for i in indices])
-        planes = records["high"].reshape(len(records), planes_of(self.vocab_size), -1)
 
         def there(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
         low = there(records["low"][:, : self.k].view(np.int16))
-        ids = unpack(low, there(planes[:, :, : plane_bytes(self.k)]))
+        ids = unpack(low, there(records["high"][:, :, : plane_bytes(self.k)]))
         rel = there(records["rel"][:, : self.k]).float()
         return SparseTargets(ids, rel, there(records["lse"][:, self.temperatures.index(tau)]), tau)
 
@@ -275,9 +273,7 @@ class LogitCache:
                 cure="the cache belongs to another dataset",
             )
         found: NDArray[Any] = np.asarray(self._rows[self._offsets[index] : self._offsets[index + 1]])
-        if not self._checked[
-            index
-        ]:  # once a process: as dear as reading, and pages do not change by themselves
+        if not self._checked[index]:  # once a process: it is as dear as reading
             if zlib.crc32(found.tobytes()) != self._crc[index]:
                 raise DistillError(
                     f"example {index} of the logit cache is not what was written (CRC)",

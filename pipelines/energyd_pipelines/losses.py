@@ -17,11 +17,11 @@ Plain top-k (`none`) is biased (Anshumann et al., arXiv 2503.16870); the bucket 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # PyTorch's own habit
+from torch.nn import functional as F
 
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.logit_cache import SparseTargets
@@ -56,9 +56,12 @@ def kd(alpha: float, tau: float = 1.0, tail: Tail = "bucket") -> Loss:
                 cure="ask the cache for rows at the loss's tau",
             )
         logits = _wide(logits_NV)
-        hard = F.cross_entropy(logits, labels_N, reduction="sum") if alpha > 0 else 0.0
-        soft = forward_kl(logits, targets, tail) if alpha < 1 else 0.0
-        return alpha * hard + (1 - alpha) * tau**2 * soft
+        total = torch.zeros((), dtype=logits.dtype, device=logits.device)
+        if alpha > 0:
+            total = total + alpha * F.cross_entropy(logits, labels_N, reduction="sum")
+        if alpha < 1:
+            total = total + (1 - alpha) * tau**2 * forward_kl(logits, targets, tail)
+        return total
 
     return loss
 
@@ -88,54 +91,6 @@ def forward_kl(logits_NV: Tensor, targets: SparseTargets, tail: Tail) -> Tensor:
         rest_N = (1 - log_p_NK.exp().sum(1)).clamp(min=0)
         kl = kl + (torch.xlogy(rest_N, rest_N) - rest_N * (lse_rest_N - lse_N)).sum()
     return kl
-
-
-class _ThroughHead(torch.autograd.Function):
-    """loss(hidden @ head.T) with one chunk of logits alive at a time.
-
-    Each chunk's gradient is taken at once, in the forward pass, so that its logits (0.4 GB a thousand
-    positions of 100,352 tokens in fp32) are made once and never again, unlike under checkpointing.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor,
-        targets: SparseTargets | None, loss: Loss, chunk: int,
-    ) -> Tensor:  # fmt: skip
-        total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
-        hidden_grad = torch.empty_like(hidden_ND)
-        head_grad = torch.zeros_like(head_VD) if ctx.needs_input_grad[1] else None  # frozen under LoRA
-        for start in range(0, len(labels_N), chunk):
-            part = slice(start, start + chunk)
-            with torch.enable_grad():
-                logits = (hidden_ND[part] @ head_VD.T).detach().requires_grad_()
-                value = loss(logits, labels_N[part], None if targets is None else targets[part])
-                (slope,) = torch.autograd.grad(value, logits)
-            total += value.detach()
-            hidden_grad[part] = slope @ head_VD
-            if head_grad is not None:
-                head_grad.addmm_(slope.T, hidden_ND[part])
-        ctx.save_for_backward(hidden_grad, head_grad)
-        return total.to(torch.promote_types(hidden_ND.dtype, torch.float32))
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        hidden_grad, head_grad = ctx.saved_tensors
-        scale = grads[0]
-        head_grad = None if head_grad is None else head_grad.mul_(scale)
-        return (hidden_grad * scale).to(hidden_grad.dtype), head_grad, None, None, None, None
-
-
-def through_head(
-    loss: Loss, hidden_ND: Tensor, head_VD: Tensor, labels_N: Tensor,
-    targets: SparseTargets | None, *, chunk: int = 1024,
-) -> Tensor:  # fmt: skip
-    """What `loss` gives for logits hidden_ND @ head_VD.T, without ever holding more than `chunk` rows of them.
-
-    For vocabularies whose logits do not fit. Backward may be called once.
-    """
-    result: Tensor = _ThroughHead.apply(hidden_ND, head_VD, labels_N, targets, loss, chunk)
-    return result
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def pack(ids_NK: NDArray[np.uint32], planes: int) -> tuple[NDArray[np.uint16], N
 
 
 def unpack(low_NK: Tensor, high_NPB: Tensor) -> Tensor:
-    """int64 ids (N, K), on the tensors' device. `low_NK` is int16 with the bits of a uint16, `high_NPB` uint8.
+    """int64 ids (N, K), on the tensors' device. `low_NK`: int16 with the bits of a uint16.
 
     Done there because 2 bytes and a bit an id are less to copy than 8.
     """

@@ -1,4 +1,4 @@
-"""What are the true shapes of OLMo-2, how much arithmetic are they, and how does one get them without weights?
+"""What are the true shapes of OLMo-2, how much arithmetic are they, and how are they had without weights?
 
 Power does not know what was learnt: random weights of true shapes draw about what trained ones draw (bf16
 matrix products on random data; zeros draw less). Shapes as in the published configs of OLMo-2-0425-1B,
