@@ -25,8 +25,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except DistillError as error:
-            if os.environ.get("RANK", "0") == "0":
-                click.echo(f"distill: {error}", err=True)
+            click.echo(f"distill: {error}", err=True)
             ctx.exit(error.code)
 
 

@@ -108,8 +108,8 @@ def test_a_teacher_of_another_tokenizer_is_refused_and_one_of_the_same_is_not(un
     saved_model(unmeasured / "other", "bac")
     records(unmeasured / "d.jsonl")
     words = (
-        "data.task=jsonl", "data.path=d.jsonl", "data.n=0", "students=[{name: S, ref: student}]", "pipelines=[kd]",
-        "train.optimizer=adafactor",
+        "data.task=jsonl", "data.path=d.jsonl", "data.n=0", "students=[{name: S, ref: student}]",
+        "pipelines=[kd]", "train.optimizer=adafactor",
     )  # fmt: skip
     said = refused(*words, "teacher={name: T, ref: other}")
     assert "another tokenizer than the data" in said

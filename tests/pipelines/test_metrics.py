@@ -16,7 +16,7 @@ RESULTS = {
             "alias": "gsm8k", "exact_match,strict-match": 0.51, "exact_match_stderr,strict-match": 0.01,
             "exact_match,flexible-extract": 0.55,
         },
-        "ifeval": {"alias": "ifeval", "prompt_level_strict_acc,none": 0.4, "prompt_level_strict_acc_stderr,none": "N/A"},
+        "ifeval": {"alias": "ifeval", "acc,none": 0.4, "acc_stderr,none": "N/A"},
     },
     "n-samples": {"gsm8k": {"original": 1319, "effective": 100}},
 }  # fmt: skip
@@ -29,7 +29,7 @@ def test_every_figure_gets_its_task_and_its_number_of_examples(tmp_path: Path) -
     assert read_lm_eval(tmp_path / "out") == [
         ("gsm8k/exact_match,strict-match", 0.51, 100),
         ("gsm8k/exact_match,flexible-extract", 0.55, 100),
-        ("ifeval/prompt_level_strict_acc,none", 0.4, None),
+        ("ifeval/acc,none", 0.4, None),
     ]
 
 

@@ -61,7 +61,7 @@ class Place:
         found = self.daemon.query(
             f"SELECT run_id, name, status, labels FROM runs WHERE name LIKE '{like}' ORDER BY t0_ns"
         )
-        return [r | {"labels": json.loads(r["labels"])} for r in found]
+        return found
 
     def stages(self, run_id: str) -> list[dict[str, Any]]:
         return self.daemon.query(
@@ -117,7 +117,8 @@ def labels_say_all_that_comparisons_need(place: Place) -> None:
 
 def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
     rows = place.daemon.query(
-        "SELECT r.name, s.stage, c.unit, c.n FROM counts c JOIN stages s USING (run_id, stage_id) JOIN runs r USING (run_id)"
+        "SELECT r.name, s.stage, c.unit, c.n FROM counts c JOIN stages s USING (run_id, stage_id)"
+        " JOIN runs r USING (run_id)"
     )
     counted = {(r["name"], r["stage"], r["unit"]): int(r["n"]) for r in rows}
     cached = json.loads(next(place.folder.glob("artifacts/logits/*/manifest.json")).read_text())
@@ -134,7 +135,8 @@ def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
 def quality_is_in_the_store_and_beside_the_student(place: Place) -> None:
     result = json.loads(next(place.folder.glob("runs/*/kd-S-0/result.json")).read_text())
     stored = place.daemon.query(
-        f"SELECT name, value, n FROM metrics WHERE run_id = '{result['run_ids'][-1]}' AND name IN ('exact_match', 'nll')"
+        f"SELECT name, value, n FROM metrics WHERE run_id = '{result['run_ids'][-1]}'"
+        " AND name IN ('exact_match', 'nll')"
     )
     assert {m["name"]: m["value"] for m in stored} == {
         "exact_match": result["exact_match"],
@@ -213,8 +215,8 @@ def test_two_processes_train_one_student_and_every_token_is_counted_once(place: 
     assert two["nll"] == pytest.approx(one["nll"], rel=1e-4)
     counts = [
         place.daemon.query(
-            f"SELECT c.unit, sum(c.n) AS n FROM counts c JOIN stages s USING (run_id, stage_id) WHERE run_id = '{r['run_ids'][-1]}'"
-            " AND s.stage LIKE 'steps%' AND c.unit IN ('label', 'nonpad') GROUP BY ALL ORDER BY ALL"
+            "SELECT c.unit, sum(c.n) AS n FROM counts c JOIN stages s USING (run_id, stage_id)"
+            f" WHERE run_id = '{r['run_ids'][-1]}' AND s.stage LIKE 'steps%' AND c.unit IN ('label', 'nonpad') GROUP BY ALL ORDER BY ALL"
         )
         for r in (one, two)
     ]
