@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True,
-    envvar="DISTILL_ARTIFACTS", help="Folder of the registry, as reuse.root of a study (or DISTILL_ARTIFACTS).",
+    envvar="DISTILL_ARTIFACTS", help="Folder of the registry: reuse.root of a study (or DISTILL_ARTIFACTS).",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs; units are in the keys.")
 
