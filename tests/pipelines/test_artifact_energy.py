@@ -59,7 +59,10 @@ def test_the_manifest_carries_the_daemons_own_joules_and_the_second_run_makes_no
     assert counts == ["1", "0"]
     made = manifest(tmp_path, "reuse")
     production = made.production
-    (stage,) = measuring.query("SELECT * FROM stage_totals WHERE stage = 'teacher.logits'")
+    (stage,) = measuring.query(
+        "SELECT t.*, a.*, (SELECT list(run_id ORDER BY t_ns) FROM artifact_uses u "
+        "WHERE u.artifact_id = a.artifact_id) AS users FROM artifacts a JOIN stage_totals t USING (stage_id) WHERE t.stage = 'teacher.logits'"
+    )
     assert production.stage_id == stage["stage_id"]
     assert production.total_j == pytest.approx(stage["total_j"])
     assert production.u_total_j == pytest.approx(stage["u_total_j"])
@@ -76,19 +79,10 @@ def test_the_manifest_carries_the_daemons_own_joules_and_the_second_run_makes_no
     assert [a["status"] for a in production.attempts] == ["ok"]
     assert made.ledger == {"label": 30, "positions": 40, "nonpad": None, "generated": None}
 
-    (row,) = measuring.query("SELECT * FROM artifacts")
-    assert (row["artifact_id"], row["stage_id"], row["sha256"]) == (
-        made.artifact_id,
-        stage["stage_id"],
-        made.sha256,
-    )
-    assert (row["kind"], row["size_bytes"]) == ("logits", 100)
-    used = measuring.query(
-        "SELECT u.run_id, name FROM artifact_uses u JOIN runs USING (run_id) ORDER BY t0_ns"
-    )
-    assert [u["name"] for u in used] == ["kd", "kd"]
+    assert (stage["artifact_id"], stage["sha256"]) == (made.artifact_id, made.sha256)
+    assert (stage["kind"], stage["size_bytes"]) == ("logits", 100)
     found = Registry(tmp_path / "artifacts").get(made.id)
-    assert [u["run_id"] for u in found.uses()] == [u["run_id"] for u in used]
+    assert [u["run_id"] for u in found.uses()] == stage["users"]
     assert found.n == 2
 
 
@@ -120,16 +114,14 @@ obtain(energy.run("kd").begin(), registry, spec, "teacher.logits", hang)
     assert [a["status"] for a in production.attempts] == ["error", "killed", "ok"]
     ids = [a["stage_id"] for a in production.attempts]
     stages = measuring.query(
-        f"SELECT stage_id, status, total_j FROM stage_totals WHERE stage_id IN {tuple(ids)} ORDER BY t0_ns"
+        "SELECT t.*, attrs->>'failed_stages' AS failed FROM stage_totals t "
+        f"LEFT JOIN artifacts a USING (stage_id) WHERE stage_id IN {tuple(ids)} ORDER BY t.t0_ns"
     )
     assert [s["status"] for s in stages] == ["error", "aborted", "ok"]
     assert [a["total_j"] for a in production.attempts] == pytest.approx([s["total_j"] for s in stages])
     assert production.total_j == pytest.approx(sum(s["total_j"] for s in stages))
     assert production.duration_s == pytest.approx(sum(a["duration_s"] for a in production.attempts))
-    (attrs,) = measuring.query(
-        f"SELECT attrs->>'failed_stages' AS failed FROM artifacts WHERE stage_id = '{ids[-1]}'"
-    )
-    assert attrs["failed"].split() == ids[:2]
+    assert stages[-1]["failed"].split() == ids[:2]
     again = (
         'with energy.run("kd") as run: obtain(run, registry, spec, "teacher.logits", make, regenerate="test")'
     )
@@ -193,7 +185,7 @@ def test_a_production_comes_back_from_json_as_it_was() -> None:
     assert Production.from_json(json.loads(json.dumps(whole.as_json())) | {"of_the_future": 1}) == whole
 
 
-# ---- starved -------------------------------------------------------------------------------------------------
+# ---- starved ---------------------------------------------------------------------------------------------
 
 
 def test_the_share_is_that_of_the_time_near_the_floor() -> None:

@@ -266,7 +266,8 @@ class Draft:
         spent = with_attempts(production or unknown("nobody asked what making it cost"), failed)
         found = imported or Manifest(
             spec=self.spec, artifact_id=f"{self.spec.id}.{secrets.token_hex(4)}", files=files,
-            production=spent, ledger={unit: counted.get(unit) for unit in m.LEDGER}, signal=self.signal if signal is None else signal,
+            production=spent, ledger={unit: counted.get(unit) for unit in m.LEDGER},
+            signal=self.signal if signal is None else signal,
             parents=tuple(p.as_parent() if isinstance(p, Artifact) else p for p in made_of),
             licence=self.licence, created=uses.now(),
             regenerated=None if regenerate is None else {"reason": regenerate, **before},
