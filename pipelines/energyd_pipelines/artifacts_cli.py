@@ -133,6 +133,8 @@ def import_(tar: Path, root: Path, as_json: bool) -> None:
     from energyd_pipelines.artifacts import transfer
 
     found, new = transfer.take_in(_registry(root), tar)
+    if new:
+        transfer.announce(found)
     if as_json:
         click.echo(json.dumps({**_summary(found), "new": new}, indent=2, ensure_ascii=False))
     else:
@@ -169,3 +171,7 @@ def _size(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
     return f"{n:.1f} TB"
+
+
+if __name__ == "__main__":
+    artifacts()

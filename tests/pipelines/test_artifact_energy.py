@@ -61,7 +61,8 @@ def test_the_manifest_carries_the_daemons_own_joules_and_the_second_run_makes_no
     production = made.production
     (stage,) = measuring.query(
         "SELECT t.*, a.*, (SELECT list(run_id ORDER BY t_ns) FROM artifact_uses u "
-        "WHERE u.artifact_id = a.artifact_id) AS users FROM artifacts a JOIN stage_totals t USING (stage_id) WHERE t.stage = 'teacher.logits'"
+        "WHERE u.artifact_id = a.artifact_id) AS users "
+        "FROM artifacts a JOIN stage_totals t USING (stage_id) WHERE t.stage = 'teacher.logits'"
     )
     assert production.stage_id == stage["stage_id"]
     assert production.total_j == pytest.approx(stage["total_j"])
@@ -224,6 +225,8 @@ print(train.stage_id)
     assert (found[square].busy_w, found[square].starved) == (600, True)
     assert found[square].covered == pytest.approx(1, abs=0.01)
     assert found[cpu].share == 0
+    assert starved.together(d for d in found.values() if d.share is not None).share == found[square].share
+    assert starved.together(found.values()).share is None  # not all of its GPUs have a floor
     assert found[devices["simulated:gpu-0"]].share is None
     assert "idle" in (found[devices["simulated:gpu-0"]].reason or "")
     by_stage = starved.of_stage(

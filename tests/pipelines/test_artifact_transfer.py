@@ -1,4 +1,4 @@
-"""Does an artifact arrive elsewhere as it was made, its energy marked as reported, and nothing else with it?"""
+"""Does an artifact arrive as it was made, its energy marked as reported, and nothing else with it?"""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from energyd_pipelines.artifacts import Artifact, ArtifactSpec, Registry, cards,
 from energyd_pipelines.artifacts_cli import artifacts
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.production import Production, unknown
+from real_daemon import Daemon
 
 SPEC = ArtifactSpec("synthetic", {"teacher": "T", "dataset": "d", "seed": 0})
 MEASURED = Production(
@@ -34,6 +35,12 @@ def put(root: Path, spec: ArtifactSpec = SPEC, production: Production = MEASURED
         (draft.folder / "index").write_bytes(bytes(range(256)))
         draft.licence = "apache-2.0"
         return draft.commit(production=production, ledger={"generated": 200}, **more)
+
+
+@pytest.fixture(autouse=True)
+def nobody_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a test does not say so, no daemon of this machine is told anything."""
+    monkeypatch.setenv("ENERGYD_DISABLE", "1")
 
 
 @pytest.fixture
@@ -285,6 +292,15 @@ def test_export_and_import_by_command(tmp_path: Path) -> None:
     found = json.loads(told)
     assert (code, found["origin"], found["new"]) == (0, "reported", True)
     assert "is here already" in distill("import", out, "--root", tmp_path / "b")[1]
+
+
+def test_an_import_is_told_to_the_daemon_that_runs_here(measuring: Daemon, tmp_path: Path, tar: Path) -> None:
+    done = measuring.run("energyd_pipelines.artifacts_cli", "import", str(tar), "--root", str(tmp_path / "b"))
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = measuring.query("SELECT *, attrs->>'total_j' AS j, attrs->>'origin' AS origin FROM artifacts")
+    arrived = Registry(tmp_path / "b").get(SPEC.id).manifest
+    assert (row["artifact_id"], row["sha256"], row["stage_id"]) == (arrived.artifact_id, arrived.sha256, None)
+    assert (float(row["j"]), row["origin"]) == (3.96e6, "reported")
 
 
 @pytest.mark.parametrize(
