@@ -80,7 +80,7 @@ def take_in(registry: Registry, path: Path) -> tuple[Artifact, bool]:
 
 
 def announce(artifact: Artifact) -> bool:
-    """Tell the daemon, if one runs here, what an imported artifact is reported to have cost; whether it heard.
+    """Tell the daemon, if one runs here, what an imported artifact is reported to have cost. True: it heard.
 
     So the store can charge runs that use it, though it holds no stage that made it.
     """
@@ -93,8 +93,8 @@ def announce(artifact: Artifact) -> bool:
     manifest = artifact.manifest
     with energy.run("import artifact") as run:
         run.artifact(
-            f"{manifest.spec.kind} {artifact.id[:12]}", kind=manifest.spec.kind, uri=artifact.folder.resolve(),
-            sha256=manifest.sha256, size_bytes=manifest.bytes, artifact_id=manifest.artifact_id,
+            f"{manifest.spec.kind} {artifact.id[:12]}", kind=manifest.spec.kind,
+            uri=artifact.folder.resolve(), sha256=manifest.sha256, size_bytes=manifest.bytes, artifact_id=manifest.artifact_id,
             total_j=manifest.production.total_j, origin=REPORTED, licence=manifest.licence,
         )  # fmt: skip
     return energy.flush(2.0)
