@@ -94,8 +94,9 @@ def announce(artifact: Artifact) -> bool:
     with energy.run("import artifact") as run:
         run.artifact(
             f"{manifest.spec.kind} {artifact.id[:12]}", kind=manifest.spec.kind,
-            uri=artifact.folder.resolve(), sha256=manifest.sha256, size_bytes=manifest.bytes, artifact_id=manifest.artifact_id,
-            total_j=manifest.production.total_j, origin=REPORTED, licence=manifest.licence,
+            uri=artifact.folder.resolve(), sha256=manifest.sha256, size_bytes=manifest.bytes,
+            artifact_id=manifest.artifact_id, total_j=manifest.production.total_j, origin=REPORTED,
+            licence=manifest.licence,
         )  # fmt: skip
     return energy.flush(2.0)
 
