@@ -131,7 +131,7 @@ def idle(seconds: float) -> Iterator[Work]:
 
 def burn(device: torch.device) -> Iterator[Work]:
     """A bf16 matrix product after another, on random data."""
-    side = 8192 if device.type == "cuda" else 256
+    side = 8192 if device.type == "cuda" else 64
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     while True:
         for _ in range(20):
