@@ -132,7 +132,9 @@ class _Draw:
 
     def __init__(self, temperature: float, top_p: float, seed: int, start: int, device: Any) -> None:
         self.temperature, self.top_p = temperature, top_p
-        self.dice = torch.Generator(device=device).manual_seed((seed << 32) ^ start)
+        # Mixed, since the CPU's generator looks at 32 bits of a seed.
+        mixed = np.random.SeedSequence([seed, start]).generate_state(1, np.uint32)
+        self.dice = torch.Generator(device=device).manual_seed(int(mixed[0]))
 
     def __call__(self, logits_BV: Tensor) -> Tensor:
         if self.temperature == 0:

@@ -121,8 +121,7 @@ def test_grouped_attention_is_what_repeated_keys_give(model: Any, prompts: list[
     with grouped_attention(model):
         assert model.config._attn_implementation == NAME
     assert model.config._attn_implementation == "sdpa"
-    # `alone` runs sdpa with repeated keys; static generation runs packed ones: compared above, token by token.
-    # Here the numbers themselves, one step with a mask.
+    # Whole answers are compared above; here the numbers themselves, one step with a mask.
     from transformers import StaticCache
 
     from energyd_pipelines.generate import _call
