@@ -1,8 +1,8 @@
 """One pipeline for one student with one seed: under which labels is it measured, and how far had it come?
 
-Its folder holds `config.yaml` (resolved), `state.json` (attempt, finished stages), `data.npz`, the checkpoint,
-the trained student and, at the end, `result.json`. A killed attempt stays in the store as a run of its own,
-with the label `attempt`; the next one skips what is finished.
+Its folder holds `config.yaml` (resolved), `state.json` (attempt, finished stages), `data.npz`, the
+checkpoint, the trained student and, at the end, `result.json`. A killed attempt stays in the store as a run
+of its own, with the label `attempt`; the next one skips what is finished.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Cell:
             "result.json",
             {
                 "pipeline": self.pipeline, "student": self.student.name, "seed": self.seed,
-                "exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n, "groups": quality.groups,
+                "exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n,
+                "groups": quality.groups,
                 "attempts": self.attempt, "run_ids": [*self.run_ids, run.run_id], "saved": self.saved, **more,
             },
         )  # fmt: skip

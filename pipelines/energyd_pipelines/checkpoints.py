@@ -1,4 +1,4 @@
-"""How does a training go on after a kill? From the last step that is wholly on disk, exactly as it would have.
+"""How does a training go on after a kill? From the last checkpoint, exactly as it would have gone on.
 
 A checkpoint holds weights, optimiser, step and random states. The data cursor is the step: which examples a
 step sees follows from seed and step alone (batches.py). It is written aside and renamed, so that a kill
@@ -27,7 +27,7 @@ def save(path: Path, model: nn.Module, optimiser: Together, step: int) -> None:
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     with_room(path.parent, lambda: _replace(path, state))
 
@@ -47,7 +47,7 @@ def _replace(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path, model: nn.Module, optimiser: Together, device: torch.device) -> int:
-    """The step to go on with (0: there is no checkpoint); weights, optimiser and random states are put back."""
+    """The step to go on with (0: no checkpoint); weights, optimiser and random states are put back."""
     if not path.exists():
         return 0
     try:

@@ -25,8 +25,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except DistillError as error:
-            if os.environ.get("RANK", "0") == "0":
-                click.echo(f"distill: {error}", err=True)
+            click.echo(f"distill: {error}", err=True)
             ctx.exit(error.code)
 
 
@@ -57,6 +56,10 @@ def run_command(what: Sequence[str], seeds: int | None, resume: bool, regenerate
     from energyd_pipelines.config import load
 
     source, words = ("tiny", what) if not what or "=" in what[0] else (what[0], what[1:])
+    if source == "h100":  # measures windows of true shapes; trains no student to its end
+        from energyd_pipelines import h100
+
+        sys.exit(h100.run(words))
     extra = [] if seeds is None else [f"seeds={list(range(seeds))}"]
     if regenerate is not None:
         extra.append(f"reuse.regenerate={regenerate!r}")

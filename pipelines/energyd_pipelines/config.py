@@ -101,7 +101,7 @@ class TrainConfig:
     """One loop for all pipelines and sizes. A step is one update by the optimiser."""
 
     optimizer: Literal["adafactor", "adamw", "muon"] = "adafactor"
-    lr: float = 5e-5
+    lr: float = 2.5e-3  # at its peak; adafactor scales it by each weight's root mean square (about 0.02)
     weight_decay: float = 0.0
     warmup: int = 20  # steps, then a cosine down to a tenth
     clip: float = 1.0  # of the gradient's norm; 0: none

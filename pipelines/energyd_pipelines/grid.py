@@ -25,7 +25,7 @@ def run_grid(config: Config, preset: str, folder: Path) -> list[dict[str, Any]]:
     here = proc.begin(config.device, config.threads)
     say = Progress(quiet=not here.first)
     try:
-        cells = list(cells_of(config, preset, folder, here, say))
+        cells = list(cells_of(config, preset, here.same_path(folder), here, say))
         for cell in cells:
             if cell.result is None:
                 _run(cell)

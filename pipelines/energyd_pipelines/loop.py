@@ -37,8 +37,8 @@ def train(
 ) -> Trained:  # fmt: skip
     """Learn until the budget of steps is spent or the target is reached, inside stage `student.train`.
 
-    Its children: `data_wait` (batches, and a teacher's targets, made ready), `steps A-B`, `eval`, `checkpoint`.
-    Goes on from the cell's checkpoint if there is one. Tokens are counted on the steps alone.
+    Its children: `data_wait` (batches and the teacher's targets made ready), `steps A-B`, `eval`,
+    `checkpoint`. Goes on from the cell's checkpoint if there is one. Tokens are counted on the steps alone.
     """
     config, processes = cell.config.train, cell.processes
     optimiser = optimiser_of(student, config)
@@ -54,8 +54,9 @@ def train(
         last = _next_edge(step, config)
         with run.stage("data_wait", devices=processes.devices):
             ready = [schedule.step(i) for i in range(step, last)]
-            for batch in (b for micro in ready for b in micro if targets_of is not None):
-                batch.targets = targets_of(batch)
+            if targets_of is not None:
+                for batch in (b for micro in ready for b in micro):
+                    batch.targets = targets_of(batch)
         with run.stage(f"steps {step + 1}-{last}", devices=processes.devices) as stage:
             counts, losses = Counts(), []
             for i, micro in enumerate(ready, step):

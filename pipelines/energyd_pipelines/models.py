@@ -42,7 +42,8 @@ def build(
             cure="the tokenizer that the model was trained with (data.tokenizer)",
         )
     if train is None:
-        return model.eval().requires_grad_(False)
+        teacher: nn.Module = model.eval().requires_grad_(False)
+        return teacher
     if train.lora.r > 0:
         model = _with_adapters(model, train)
     if train.gradient_checkpointing:

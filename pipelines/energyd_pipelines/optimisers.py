@@ -38,7 +38,8 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     alike.setdefault(p.shape, []).append(p)
-            for shape, same in alike.items():
+            for shape, parameters in alike.items():
+                same: list[Tensor] = list(parameters)
                 for p in same:
                     if "momentum" not in self.state[p]:
                         self.state[p]["momentum"] = torch.zeros_like(p)
@@ -56,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(m_BRC: Tensor, steps: int = 5) -> Tensor:
-    """(B, R, C): each matrix with all its singular values brought near 1, by Newton and Schulz's iteration."""
+    """(B, R, C): each matrix, its singular values brought near 1 by Newton and Schulz's iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = m_BRC.shape[1] > m_BRC.shape[2]
     x = m_BRC.mT if tall else m_BRC

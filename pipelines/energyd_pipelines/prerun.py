@@ -11,7 +11,7 @@ from energyd_pipelines.config import PrerunConfig
 
 
 def prerun(run: energy.Run, config: PrerunConfig, device: torch.device, devices: list[int] | None) -> None:
-    """The parts of stage `prerun`, inside of it. What idles is called `prerun.…`: baselines are found by that."""
+    """The parts of stage `prerun`, inside of it. Those that idle are called `prerun.…`, as baselines are."""
     if config.idle_s > 0:
         with run.stage("prerun.idle", devices=devices):
             time.sleep(config.idle_s)

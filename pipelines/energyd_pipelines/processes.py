@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,14 @@ class Processes:
         three = torch.tensor([counts.positions, counts.nonpad, counts.label], device=self.device)
         torch.distributed.all_reduce(three)
         return Counts(*three.tolist())
+
+    def same_path(self, path: Path) -> Path:
+        """The first one's path: each would name its folder by its own clock."""
+        if self.world == 1:
+            return path
+        told = [str(path)]
+        torch.distributed.broadcast_object_list(told, 0)
+        return Path(told[0])
 
     def agree(self, answer: bool) -> bool:
         """The first one's answer."""

@@ -1,4 +1,4 @@
-"""What does the person at the terminal see meanwhile? One line that rewrites itself, a line per finished thing."""
+"""What does the person at the terminal see meanwhile? A line that rewrites itself, and what is finished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does it cost to learn from a teacher's distributions? Its top logits are cached once, for all students."""
+"""What does it cost to learn from a teacher's distributions? Its top logits are cached once, for all."""
 
 from __future__ import annotations
 

@@ -32,8 +32,9 @@ def learn(
 ) -> Trained:  # fmt: skip
     """Build the student and train it on `lessons`; it lies in the cell's folder afterwards."""
     student = models.build(
-        cell.student, vocab_size=lessons.vocab_size, pad_id=lessons.pad_id, eos_id=lessons.eos_id, seed=cell.seed,
-        device=cell.processes.device, train=cell.config.train, max_len=cell.config.data.max_len + 8,
+        cell.student, vocab_size=lessons.vocab_size, pad_id=lessons.pad_id, eos_id=lessons.eos_id,
+        seed=cell.seed, device=cell.processes.device, train=cell.config.train,
+        max_len=cell.config.data.max_len + 8,
     )  # fmt: skip
     trained = train(cell, run, student, lessons, data.held_out, data.groups, loss=loss, targets_of=targets_of)
     cell.trained = student

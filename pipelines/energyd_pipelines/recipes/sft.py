@@ -5,8 +5,8 @@ from __future__ import annotations
 from energyd_pipelines.cell import Cell
 from energyd_pipelines.evaluate import Quality
 from energyd_pipelines.losses import ce
-from energyd_pipelines.recipes.parts import learn, measure, prepare_data, student_of
 from energyd_pipelines.prerun import prerun
+from energyd_pipelines.recipes.parts import learn, measure, prepare_data, student_of
 
 
 def sft(cell: Cell) -> Quality:

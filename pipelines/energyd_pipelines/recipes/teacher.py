@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
 import energyd_client as energy
 from energyd_pipelines import models
 from energyd_pipelines.artifacts.obtain import obtain
@@ -55,13 +53,11 @@ def cached_logits(cell: Cell, run: energy.Run, data: Dataset) -> LogitCache:
             draft.folder, k=settings.k, vocab_size=data.vocab_size, temperatures=tuple(map(float, taus))
         )
         total = Counts()
-        with writer:
-            for counts in write_logits(teacher, data, writer, batch=settings.batch, device=device):
-                stage.count(**counts.units())
-                total += counts
-                cell.say.now(f"{cell.name}  teacher.logits  {total.label} labels")
-        draft.ledger = total.units()
-        draft.signal = writer.head
+        for counts in write_logits(teacher, data, writer, batch=settings.batch, device=device):
+            stage.count(**counts.units())
+            total += counts
+            cell.say.now(f"{cell.name}  teacher.logits  {total.label} labels")
+        draft.ledger, draft.signal = total.units(), writer.close()
 
     artifact = _obtain(cell, run, spec, "teacher.logits", make)
     cache = LogitCache.open(artifact.folder)
@@ -120,7 +116,8 @@ def _common(cell: Cell, data: Dataset) -> dict[str, Any]:
             cure="a teacher and students of one family, or data.tokenizer of the teacher",
         )  # fmt: skip
     return {
-        "teacher": teacher.name, "ref": teacher.ref, "revision": teacher.revision, "weights": known.weights_hash,
+        "teacher": teacher.name, "ref": teacher.ref, "revision": teacher.revision,
+        "weights": known.weights_hash,
         "tokenizer": data.tokenizer_hash, "dataset": data.content_hash, "code": CODE,
         "dtype": "bfloat16" if cell.processes.device.type == "cuda" else "float32",
     }  # fmt: skip
