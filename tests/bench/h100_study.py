@@ -16,6 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.accuracy import paths
+
 
 def main() -> int:
     """Run a piece, or print the page."""
@@ -35,6 +37,8 @@ def main() -> int:
         from bench.h100 import piece
 
         return piece.run(options.words, options.out, options.seen, options.cache)
+    sys.path.insert(0, str(paths.ROOT / "pipelines"))
+    paths.export()
     from bench.h100 import page
 
     print(page.page(options.folder))
