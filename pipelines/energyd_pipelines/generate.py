@@ -55,7 +55,7 @@ def generate(
     """An answer for each prompt, batch after batch, those of like length together (`index` tells whose).
 
     `temperature` 0 is greedy; else tokens are drawn from the smallest set with probability `top_p`, the same
-    ones for the same seed and batch. `batch` None: the largest that fits; one that does not is halved.
+    ones for the same seed and batch. `batch` None: the largest that fits, halved if that was too many.
     `static_cache` needs a model of full attention throughout; `graph` replays each step as a CUDA graph.
     `eos_id` None: nothing ends before `max_new`. Raises DistillError for an empty prompt or bad settings.
     """
@@ -70,6 +70,7 @@ def generate(
     if not prompts:
         return
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    guessed = batch is None
     if batch is None:
         batch = largest_batch(model, prompt=len(prompts[order[-1]]), max_new=max_new, of=len(prompts))
     model.eval()
@@ -95,8 +96,11 @@ def generate(
         if not fits:  # not inside of `except`: its traceback holds what filled the memory
             decoder = None
             torch.cuda.empty_cache()
-            if batch == 1:
-                raise DistillError("out of memory at batch 1", cure="a smaller max_new, or a larger GPU")
+            if batch == 1 or not guessed:
+                raise DistillError(
+                    f"out of memory: a batch of {batch} with {max_new} new tokens",
+                    cure="a smaller batch, or 0",
+                )
             batch //= 2
             continue
         start += len(rows)
@@ -128,7 +132,9 @@ class _Draw:
 
     def __init__(self, temperature: float, top_p: float, seed: int, start: int, device: Any) -> None:
         self.temperature, self.top_p = temperature, top_p
-        self.dice = torch.Generator(device=device).manual_seed((seed << 32) ^ start)
+        # Mixed, since the CPU's generator looks at 32 bits of a seed.
+        mixed = np.random.SeedSequence([seed, start]).generate_state(1, np.uint32)
+        self.dice = torch.Generator(device=device).manual_seed(int(mixed[0]))
 
     def __call__(self, logits_BV: Tensor) -> Tensor:
         if self.temperature == 0:

@@ -44,7 +44,7 @@ def _measure_size(piece: Piece, size: str, modes: list[str], where: torch.device
     """All modes of one size within one model load."""
     config, shape = piece.config, shape_of(size)
     data, cache, maker, lists = _prepare(piece, shape, where)
-    student = _Student(config, shape, where, micro=config.micro or (4 if size == "13b" else 8))
+    student = Student(config, shape, where, micro=config.micro or (4 if size == "13b" else 8))
     facts = {
         "size": size, "params": shape.params, "length": config.length, "micro_batch": student.micro,
         "sequences": config.sequences, "optimizer": "adafactor", "dtype": "bfloat16",
@@ -79,7 +79,7 @@ def _prepare(piece: Piece, shape: Shape, where: torch.device) -> tuple[Dataset, 
     return data, cache, maker, lists
 
 
-class _Student:
+class Student:
     """One model with its optimiser, and what can be done with both."""
 
     def __init__(self, config: H100Config, shape: Shape, where: torch.device, *, micro: int) -> None:

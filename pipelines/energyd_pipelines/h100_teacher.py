@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,18 +35,30 @@ def measure(piece: Piece) -> None:
         {**facts, "batch": config.logits_batch, "length": config.length, "k": config.k},
     )  # fmt: skip
     answers = {**facts, "prompt": config.prompt, "max_new": config.max_new}
-    graphs = [
-        Variant(f"{config.teacher} graph {b}", "teacher.generate", lambda b=b: teacher.graph(b),  # type: ignore[misc]
-                {**answers, "batch": b, "how": "graph"}, warm_up=1)
-        for b in config.batches
-    ]  # fmt: skip
-    eager = [
-        Variant(f"{config.teacher} eager {b}", "teacher.generate", lambda b=b: teacher.eager(b),  # type: ignore[misc]
-                {**answers, "batch": b, "how": "eager"}, warm_up=1)
-        for b in config.batches
-    ]  # fmt: skip
-    parts = {"logits": [logits], "generate": graphs, "eager": eager, "teacher": [logits, *graphs]}
-    rounds(piece, parts[config.part])
+
+    def generating(how: str, start: Callable[[int], Iterator[Work]]) -> list[Variant]:
+        return [
+            Variant(
+                f"{config.teacher} {how} {batch}",
+                "teacher.generate",
+                partial(start, batch),
+                {**answers, "batch": batch, "how": how},
+                warm_up=1,
+            )
+            for batch in config.batches
+        ]
+
+    graphs = generating("graph", partial(teacher.static, graph=True))
+    parts = {
+        "logits": [logits],
+        "generate": graphs,
+        "eager": generating("eager", teacher.eager),
+        "teacher": [logits, *graphs],
+    }
+    failed = rounds(piece, parts[config.part])
+    # Where steps cannot be recorded, the static cache alone is the next best.
+    instead = generating("static", partial(teacher.static, graph=False))
+    rounds(piece, [v for v in instead if v.name.replace("static", "graph") in failed])
 
 
 class _Teacher:
@@ -81,12 +94,18 @@ class _Teacher:
         folder.rename(self.folder)
         (self.folder / "maker").write_text("teacher")
 
-    def graph(self, batch: int) -> Iterator[Work]:
-        """A batch of answers at each `next`: static cache, left padding, each step one CUDA graph."""
+    def static(self, batch: int, *, graph: bool) -> Iterator[Work]:
+        """A batch of answers at each `next`: static cache, left padding, each step one CUDA graph or not."""
         for prompts in data_of.prompts(self.config, self.shape.vocab):
             whole = prompts[: len(prompts) // batch * batch]
             answers = generate(
-                self.model, whole, max_new=self.config.max_new, eos_id=None, pad_id=0, batch=batch, graph=True
+                self.model,
+                whole,
+                max_new=self.config.max_new,
+                eos_id=None,
+                pad_id=0,
+                batch=batch,
+                graph=graph,
             )
             while found := list(islice(answers, batch)):
                 yield self._work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -53,8 +54,11 @@ class Variant:
     warm_up: int = 2  # steps before the window
 
 
-def rounds(piece: Piece, variants: list[Variant]) -> None:
-    """Every variant `repeats` times, each round in its own order; what was measured before is skipped."""
+def rounds(piece: Piece, variants: list[Variant]) -> set[str]:
+    """Every variant `repeats` times, each round in its own order; what was measured before is skipped.
+
+    Gives the names of those that failed.
+    """
     dice = random.Random(piece.config.seed)
     failed: set[str] = set()
     for repeat in range(piece.config.repeats):
@@ -66,6 +70,8 @@ def rounds(piece: Piece, variants: list[Variant]) -> None:
                 continue
             if not window(piece, variant, repeat):
                 failed.add(variant.name)  # it would fail again; the reason is kept
+            variant.warm_up = min(variant.warm_up, 1)  # its kernels are chosen, its memory is there
+    return failed
 
 
 def window(piece: Piece, variant: Variant, repeat: int) -> bool:
@@ -86,7 +92,7 @@ def window(piece: Piece, variant: Variant, repeat: int) -> bool:
     if error:  # outside of `except`, whose traceback holds what filled the memory
         row["error"] = error
         _forget()
-    elif torch.cuda.is_available():
+    elif _has_context():
         row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     _keep(piece, row)
     said = error or ", ".join(f"{row[k]:,.0f} {k}" for k in row if k.endswith("_per_s"))
@@ -96,7 +102,7 @@ def window(piece: Piece, variant: Variant, repeat: int) -> bool:
 
 def _fill(row: dict[str, Any], run: energy.Run, variant: Variant, seconds: float) -> None:
     """Warm up, measure, write what was done into the row."""
-    if torch.cuda.is_available():
+    if _has_context():  # looking must not make one: a machine without it is one of the things measured
         torch.cuda.reset_peak_memory_stats()
     steps = variant.start()
     with run.stage("warm-up"):
@@ -131,7 +137,7 @@ def idle(seconds: float) -> Iterator[Work]:
 
 def burn(device: torch.device) -> Iterator[Work]:
     """A bf16 matrix product after another, on random data."""
-    side = 8192 if device.type == "cuda" else 256
+    side = 8192 if device.type == "cuda" else 64
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     while True:
         for _ in range(20):
@@ -174,6 +180,7 @@ def _wait() -> None:
 
 
 def _forget() -> None:
+    gc.collect()
     if _has_context():
         torch.cuda.empty_cache()
 

@@ -212,7 +212,7 @@ class LogitCache:
             size = (folder / ROWS).stat().st_size
             if size != head["bytes"] or head["bytes"] != head["label"] * kind.itemsize:
                 raise bad(f"the logit cache's {ROWS} has {size:,} bytes, {head['bytes']:,} were written")
-            with np.load(folder / EXAMPLES, allow_pickle=False) as data:
+            with (folder / EXAMPLES).open("rb") as file, np.load(file, allow_pickle=False) as data:
                 offsets, crc = data["offsets"], data["crc"]
             steps = np.diff(offsets)
             if len(crc) != head["n_examples"] or len(steps) != len(crc) or offsets[-1] != head["label"] or (
