@@ -125,9 +125,10 @@ class Cell:
         self.checkpoint.unlink(missing_ok=True)
 
     def _starved_share(self) -> float | None:
-        """For which share of `student.train` its devices idled; None: not known."""
-        if self.training is None or self.idle is None or not self.processes.first:
-            return None
+        """For which share of `student.train` its GPUs idled; None: not known."""
+        on_gpu = self.processes.first and self.processes.device.type == "cuda"
+        if not on_gpu or self.training is None or self.idle is None:
+            return None  # a CPU's power is the whole machine's: it says nothing of one program's waiting
         from energyd_pipelines.starved import of_stage, together
 
         return together(of_stage(str(self.training.stage_id), self.idle).values()).share

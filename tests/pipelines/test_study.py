@@ -122,7 +122,7 @@ def labels_say_all_that_comparisons_need(place: Place) -> None:
 
 def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
     rows = place.daemon.query(
-        "SELECT r.name, s.stage, c.unit, c.n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
+        "SELECT r.name, s.stage, c.unit, c.own_n AS n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
         " JOIN runs r USING (run_id)"
     )
     counted = {(r["name"], r["stage"], r["unit"]): int(r["n"]) for r in rows}
@@ -224,7 +224,7 @@ def test_two_processes_train_one_student_and_every_token_is_counted_once(
     schedule = Schedule(data, batch=16, seed=0)
     steps = [b for i in range(12) for b in schedule.step(i)]
     counted = place.daemon.query(
-        "SELECT c.unit, sum(c.n) AS n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
+        "SELECT c.unit, sum(c.own_n) AS n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
         f" WHERE run_id = '{run['run_id']}' AND s.stage LIKE 'steps%' GROUP BY ALL"
     )
     n = {r["unit"]: int(r["n"]) for r in counted}
