@@ -151,6 +151,22 @@ def test_a_disk_without_space_leaves_no_artifact_and_says_where(unmeasured: Path
     assert not list(unmeasured.glob("artifacts/logits/.drafts/*"))
 
 
+def test_training_to_a_target_stops_at_the_first_evaluation_that_reaches_it(unmeasured: Path) -> None:
+    words = (
+        "pipelines=[sft]",
+        "train.steps=12",
+        "train.eval_every=4",
+        "train.stop=to_target",
+        "train.metric=nll",
+    )
+    results = []
+    for target in (100.0, 0.0):  # nats: less is better
+        assert distill("run", "quick", *SMALLEST, *words, f"train.target={target}", f"out={target}")[0] == 0
+        found = json.loads(next(unmeasured.glob(f"{target}/*/*/result.json")).read_text())
+        results.append((found["training"]["steps"], found["training"]["reached"]))
+    assert results == [(4, True), (12, False)]
+
+
 def test_a_preset_is_shown_whole_and_presets_are_listed() -> None:
     shown = CliRunner().invoke(cli, ["config", "quick", "train.steps=7"])
     assert "steps: 7" in shown.output
