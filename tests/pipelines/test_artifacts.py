@@ -332,6 +332,8 @@ def test_a_kill_at_any_moment_of_a_replacement_leaves_the_old_or_the_new_one_who
         registry.verify(SPEC.id)
         assert len({(found.folder / name).read_bytes() for name in "abc"}) == 1
         assert leftovers(registry) == []
+        kept = {p.name for p in registry.root.glob("logits/.superseded/*/*")}
+        assert kept <= {"README.md", "manifest.json"}
 
 
 def test_who_makes_it_next_sweeps_what_the_killed_one_left(registry: Registry) -> None:
