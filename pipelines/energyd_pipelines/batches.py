@@ -1,4 +1,4 @@
-"""Which examples are learnt from at which step? The answer depends on seed and step alone, so it can be resumed."""
+"""Which examples are learnt from at which step? Seed and step alone decide it, so a kill forgets nothing."""
 
 from __future__ import annotations
 

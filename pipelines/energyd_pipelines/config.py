@@ -101,7 +101,7 @@ class TrainConfig:
     """One loop for all pipelines and sizes. A step is one update by the optimiser."""
 
     optimizer: Literal["adafactor", "adamw", "muon"] = "adafactor"
-    lr: float = 5e-5
+    lr: float = 2.5e-3  # at its peak; adafactor scales it by each weight's root mean square (about 0.02)
     weight_decay: float = 0.0
     warmup: int = 20  # steps, then a cosine down to a tenth
     clip: float = 1.0  # of the gradient's norm; 0: none
@@ -213,12 +213,22 @@ def load(source: str, words: Sequence[str] = ()) -> Config:
         raise DistillError(
             f"no preset is called {source}", cure=f"one of {', '.join(presets())}, or FILE.yaml", code=USAGE
         )
-    values = _yaml(text, source)
+    values = parse_yaml(text, source)
     if not isinstance(values, dict):
         raise DistillError(f"{source} holds no settings", cure="`key: value` lines", code=USAGE)
     for word in words:
-        _override(values, word)
+        override(values, word)
     config: Config = build(Config, values, source)
+    train = config.train
+    if train.stop == "to_target" and (train.target is None or not train.eval_every):
+        raise DistillError(
+            "train.stop is to_target, which needs a target and evaluations on the way", where=source,
+            cure="train.target=0.6 train.eval_every=50", code=USAGE,
+        )  # fmt: skip
+    if train.lora.r > 0 and train.optimizer == "adafactor":
+        raise DistillError(  # its steps are a share of a weight's size, and half of an adapter begins as 0
+            "adafactor hardly moves adapters", where="train.lora", cure="train.optimizer=adamw", code=USAGE
+        )
     return config
 
 
@@ -267,7 +277,7 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
     return found
 
 
-def _override(values: dict[str, Any], word: str) -> None:
+def override(values: dict[str, Any], word: str) -> None:
     """Put one `a.b.0.c=value` into nested settings."""
     key, equals, text = word.partition("=")
     if not equals or not key:
@@ -287,14 +297,15 @@ def _override(values: dict[str, Any], word: str) -> None:
             if not last and not isinstance(at.get(part), (dict, list)):
                 at[part] = {}  # `build` looks whether such a group exists
         if last:
-            at[step] = _yaml(text, word)
+            at[step] = parse_yaml(text, word)
         else:
             at = at[step]
             if not isinstance(at, (dict, list)):
                 raise DistillError(f"{key}: {part} is no group of settings", where=word, code=USAGE)
 
 
-def _yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """What a text says; `where` it stands is for the error. Raises DistillError."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

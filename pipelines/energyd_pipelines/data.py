@@ -131,7 +131,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer) -> Prepared:
     short = [e for e in learn_examples if len(e.tokens) <= data.max_len]
     if not kept or not short:
         raise DistillError(
-            f"no example is left: {len(short)} to learn from, {len(kept)} held out, of {len(learn) + len(held)}",
+            f"too few examples: {len(short)} to learn from and {len(kept)} held out, of {len(learn + held)}",
             where=data.path or data.task, cure="more data, a smaller data.n_eval or a larger data.max_len",
         )  # fmt: skip
     return Prepared(
@@ -171,7 +171,7 @@ def _pair(data: DataConfig, record: dict[str, Any], where: str) -> tuple[str, st
     if data.prompt in record and data.completion in record:
         return str(record[data.prompt]), str(record[data.completion])
     raise DistillError(
-        f"neither column {data.messages} nor {data.prompt} and {data.completion}; there are {', '.join(record)}",
+        f"neither column {data.messages} nor {data.prompt} and {data.completion}: {', '.join(record):.50}",
         where=where, cure="data.messages=COLUMN, or data.prompt=COLUMN data.completion=COLUMN",
     )  # fmt: skip
 

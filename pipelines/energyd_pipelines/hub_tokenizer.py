@@ -27,7 +27,7 @@ class HubTokenizer:
         self.eos_id = int(self.inner.eos_token_id)
         pad = self.inner.pad_token_id
         self.pad_id = int(self.eos_id if pad is None else pad)
-        self.vocab_size = int(len(self.inner))
+        self.vocab_size = len(self.inner)
 
     @property
     def hash(self) -> str:

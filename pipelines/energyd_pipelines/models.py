@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from energyd_pipelines.config import ModelConfig, TrainConfig
+from energyd_pipelines.config import ModelConfig, TrainConfig, digest
 from energyd_pipelines.errors import DistillError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,13 +36,14 @@ def build(
     else:
         model = _pretrained(wanted, dtype, attention)
     model = model.to(device=device, dtype=dtype)
-    if model.get_input_embeddings().num_embeddings < vocab_size:
+    if (known := model.get_input_embeddings().num_embeddings) < vocab_size:
         raise DistillError(
-            f"model {wanted.name} knows {model.get_input_embeddings().num_embeddings} tokens, the data have {vocab_size}",
+            f"model {wanted.name} knows {known} tokens, the data have {vocab_size}",
             cure="the tokenizer that the model was trained with (data.tokenizer)",
         )
     if train is None:
-        return model.eval().requires_grad_(False)
+        teacher: nn.Module = model.eval().requires_grad_(False)
+        return teacher
     if train.lora.r > 0:
         model = _with_adapters(model, train)
     if train.gradient_checkpointing:
@@ -93,9 +97,9 @@ def _pretrained(wanted: ModelConfig, dtype: torch.dtype, attention: str) -> Any:
 
 
 def _random(wanted: ModelConfig, device: torch.device, dtype: torch.dtype) -> Any:
-    from energyd_pipelines import shapes
+    from energyd_pipelines.shapes import random_model, shape_of
 
-    return shapes.build(wanted.ref, device=device, dtype=dtype)
+    return random_model(shape_of(wanted.ref), device=device, dtype=dtype, seed=torch.initial_seed())
 
 
 def _with_adapters(model: Any, train: TrainConfig) -> Any:
@@ -113,3 +117,66 @@ def _with_adapters(model: Any, train: TrainConfig) -> Any:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:120]
+
+
+def reload(folder: Path, train: TrainConfig, device: torch.device) -> nn.Module:
+    """A student that `checkpoints.save_student` wrote, ready to be asked. Raises DistillError."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        if train.lora.r > 0:
+            from peft import AutoPeftModelForCausalLM
+
+            model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPES[train.dtype])
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[train.dtype])
+    except (OSError, ValueError) as error:
+        raise DistillError(
+            f"the trained student cannot be read: {_first_line(error)}", where=str(folder),
+            cure="delete the cell's folder: it is trained anew",
+        ) from error  # fmt: skip
+    found: nn.Module = model.to(device).eval()
+    return found
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a model's content apart, without loading it."""
+
+    weights_hash: str
+    tokenizer_hash: str | None  # None: it has none of its own
+
+
+def identity_of(wanted: ModelConfig) -> Identity:
+    """By its manifest, the hub's commit, the bytes of its folder, or the seed of random weights."""
+    if wanted.ref.startswith("builtin:"):
+        from energyd_pipelines.builtin import manifest_of
+
+        manifest = manifest_of(wanted.ref)
+        return Identity(manifest["weights"]["sha256"], manifest["tokenizer_hash"])
+    if wanted.weights == "random" or wanted.ref == "decoder":
+        return Identity(f"random {digest(asdict(wanted))}", None)
+    folder = Path(wanted.ref)
+    if folder.is_dir():
+        found = hashlib.sha256()
+        for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json")):
+            with path.open("rb") as file:
+                found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        weights = found.hexdigest()
+        has_tokenizer = any((folder / n).exists() for n in ("tokenizer.json", "tokenizer_config.json"))
+    else:
+        from transformers import AutoConfig
+
+        try:
+            weights = str(AutoConfig.from_pretrained(wanted.ref, revision=wanted.revision)._commit_hash)
+        except (OSError, ValueError) as error:
+            raise DistillError(
+                f"no model {wanted.ref}: {_first_line(error)}", where=f"model {wanted.name}",
+                cure="a folder, or a name on the hub",
+            ) from error  # fmt: skip
+        has_tokenizer = True
+    if not has_tokenizer:
+        return Identity(weights, None)
+    from energyd_pipelines.hub_tokenizer import HubTokenizer
+
+    return Identity(weights, HubTokenizer(wanted.ref).hash)

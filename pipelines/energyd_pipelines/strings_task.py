@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
+LETTERS: Final = "abcdefghijkl"
 OPERATIONS: Final[dict[str, Callable[[str], str]]] = {
     "r": lambda word: word[::-1],
     "s": lambda word: "".join(sorted(word)),
@@ -21,9 +21,9 @@ OPERATIONS: Final[dict[str, Callable[[str], str]]] = {
     "u": lambda word: "".join(dict.fromkeys(word)),
     "c": lambda word: str(len(set(word))),
 }
-SHORTEST, LONGEST = 3, 7
+SHORTEST, LONGEST = 3, 6
 PAD_ID, EOS_ID = 0, 1
-SYMBOLS: Final = LETTERS + "0123456789:="
+SYMBOLS: Final = "abcdefghijklmnopqrstuvwxyz0123456789:="
 
 
 class CharTokenizer:

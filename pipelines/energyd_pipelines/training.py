@@ -1,4 +1,4 @@
-"""How does a student learn? One step for all pipelines; what differs is the loss, a plug-in."""
+"""What is one step of learning? The same for all pipelines; what differs is the loss, a plug-in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train_step(
     micro_batches: Iterable[Batch],
     loss: Loss,
     targets_of: Callable[[Batch], Any] | None,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Any,
     *,
     device: torch.device,
     clip: float,
