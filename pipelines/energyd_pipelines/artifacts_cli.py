@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ROOT = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("artifacts"), show_default=True,
-    envvar="DISTILL_ARTIFACTS", help="Folder of the registry, as reuse.root of a study (or DISTILL_ARTIFACTS).",
+    envvar="DISTILL_ARTIFACTS", help="Folder of the registry: reuse.root of a study (or DISTILL_ARTIFACTS).",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="For programs; units are in the keys.")
 
@@ -133,6 +133,8 @@ def import_(tar: Path, root: Path, as_json: bool) -> None:
     from energyd_pipelines.artifacts import transfer
 
     found, new = transfer.take_in(_registry(root), tar)
+    if new:
+        transfer.announce(found)
     if as_json:
         click.echo(json.dumps({**_summary(found), "new": new}, indent=2, ensure_ascii=False))
     else:
@@ -169,3 +171,7 @@ def _size(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
     return f"{n:.1f} TB"
+
+
+if __name__ == "__main__":
+    artifacts()

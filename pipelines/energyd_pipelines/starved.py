@@ -7,12 +7,16 @@ device sets the pace, a loader most often. The store's SQL has the same definiti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from energyd_client.endpoints import default_endpoint, is_disabled
+from energyd_client.errors import EnergydError
+from energyd_client.protocol import AskStatus
 
 MARGIN: Final = 0.25
 """Of the way from the floor to the 95th percentile: at or below counts as near the floor."""
@@ -29,6 +33,7 @@ class Starved:
     floor_w: float | None = None
     busy_w: float | None = None  # 95th percentile over time
     covered: float = 0.0  # share of the stage that the curve covers: an older part may lie in the store only
+    domain: str | None = None
     reason: str | None = None
 
     @property
@@ -58,24 +63,42 @@ def of_stage(
 
     `floor`: the run's idle stage (its id), or watts, for all devices or by the device's number.
     """
-    from energyd_client.request import stage_result  # imports zmq
+    if is_disabled():
+        return {}
+    from energyd_client.request import ask, stage_result  # imports zmq
 
+    try:
+        status = ask(default_endpoint(), AskStatus(0), timeout_s)
+    except EnergydError:
+        return {}
     answer = stage_result(stage_id, timeout_s, power=True)
     if answer is None or answer["t1_ns"] is None:
         return {}
+    domains = {d["device"]: str(d["domain"]) for d in status["devices"]}
     floors = _idle_w(stage_result(floor, timeout_s, power=False)) if isinstance(floor, str) else floor
     stage_s = (answer["t1_ns"] - answer["t0_ns"]) / 1e9
     found = {}
     for device, curve in answer["power"].items():
         floor_w = floors.get(device) if isinstance(floors, Mapping) else floors
         if floor_w is None:
-            found[device] = Starved(
-                share=None, reason="its idle power is not known: no idle stage has a figure"
-            )
-            continue
-        power_w = np.asarray(curve["power_mw"], np.float64) / 1e3
-        found[device] = share(power_w, np.asarray(curve["dt_ns"], np.float64) / 1e9, floor_w, stage_s)
+            told = Starved(share=None, reason="its idle power is not known: no idle stage has a figure")
+        else:
+            power_w = np.asarray(curve["power_mw"], np.float64) / 1e3
+            told = share(power_w, np.asarray(curve["dt_ns"], np.float64) / 1e9, floor_w, stage_s)
+        found[device] = replace(told, domain=domains.get(device))
     return found
+
+
+def together(found: Iterable[Starved]) -> Starved:
+    """The devices of a stage as one: its GPUs where it has any, else its CPUs; each counts alike."""
+    devices = [d for d in found if d.domain != "dram"]
+    devices = [d for d in devices if d.domain == "gpu"] or devices
+    shares = [d.share for d in devices if d.share is not None]
+    covered = min((d.covered for d in devices), default=0.0)
+    if not devices or len(shares) < len(devices):
+        reason = next((d.reason for d in devices if d.reason), "no daemon knows the stage's power")
+        return Starved(share=None, covered=covered, reason=reason)
+    return Starved(share=sum(shares) / len(shares), covered=covered, domain=devices[0].domain)
 
 
 def _idle_w(answer: dict[str, Any] | None) -> dict[int, float]:

@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+from energyd_pipelines.batches import Schedule
+from energyd_pipelines.config import load
+from energyd_pipelines.data_files import read
+from energyd_pipelines.grid import run_grid
+from energyd_pipelines.strings_task import CharTokenizer
 from real_daemon import Daemon, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +122,7 @@ def labels_say_all_that_comparisons_need(place: Place) -> None:
 
 def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
     rows = place.daemon.query(
-        "SELECT r.name, s.stage, c.unit, c.n FROM counts c JOIN stages s USING (run_id, stage_id)"
+        "SELECT r.name, s.stage, c.unit, c.n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
         " JOIN runs r USING (run_id)"
     )
     counted = {(r["name"], r["stage"], r["unit"]): int(r["n"]) for r in rows}
@@ -171,54 +176,57 @@ def a_break_even_can_be_asked_of_that_store(place: Place) -> None:
     assert all(a["teacher_j"] > 0 and a["state"] != "unknown" for a in answers)
 
 
-def test_a_killed_study_goes_on_from_its_checkpoint_and_ends_as_an_unbroken_one(place: Place) -> None:
-    words = (
-        "pipelines=[sft]",
-        "name=killed",
-        "train.steps=400",
-        "train.group_steps=20",
-        "train.eval_every=0",
-    )
-    program = place.spawn(place.command(*words, "train.checkpoint_every=20"))
-    cell = wait_for(
-        lambda: next(iter(place.folder.glob("runs/killed-*/sft-S-0/checkpoint.pt")), None), 60
-    ).parent
+def alone(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+    """The result of the same study in this process, in one go and unmeasured."""
+    monkeypatch.setenv("ENERGYD_DISABLE", "1")
+    monkeypatch.chdir(folder)
+    run_grid(load("quick", [*SMALLEST, *words]), "quick", folder / "alone")
+    found: dict[str, Any] = json.loads(next(folder.glob("alone/*/result.json")).read_text())
+    return found
+
+
+def test_a_killed_study_goes_on_from_its_checkpoint_and_ends_as_an_unbroken_one(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("pipelines=[sft]", "train.steps=200", "train.group_steps=10", "train.eval_every=0",
+             "train.checkpoint_every=10")  # fmt: skip
+    program = place.spawn(place.command(*words))
+    cell = wait_for(lambda: next(iter(place.folder.glob("runs/*/sft-S-0/checkpoint.pt")), None), 60).parent
     program.kill()
     program.communicate()
     assert not (cell / "result.json").exists()
-    place.run(*words, "train.checkpoint_every=20", "--resume")
-    place.run(*words, "out=unbroken")
+    place.run(*words, "--resume")
     broken, unbroken = (
-        json.loads(next(place.folder.glob(f"{f}/killed-*/sft-S-0/result.json")).read_text())
-        for f in ("runs", "unbroken")
+        json.loads((cell / "result.json").read_text()),
+        alone(place.folder, monkeypatch, *words),
     )
     assert broken["attempts"] == 2
     assert {k: broken[k] for k in ("nll", "exact_match")} == {k: unbroken[k] for k in ("nll", "exact_match")}
-    attempts = wait_for(
-        lambda: len(found := place.runs("sft-S")) == 3 and found[0]["status"] != "open" and found
-    )
-    assert [(r["labels"]["attempt"], r["status"]) for r in attempts] == [(1, "aborted"), (2, "ok"), (1, "ok")]
-    stages = [s["stage"] for s in place.stages(attempts[1]["run_id"]) if s["depth"] == 0]
-    assert stages == ["student.train", "evaluate"]  # what was finished is not done again
+    attempts = wait_for(lambda: (found := place.runs("sft-S")) and found[0]["status"] != "open" and found)
+    assert [(r["labels"]["attempt"], r["status"]) for r in attempts] == [(1, "aborted"), (2, "ok")]
+    again = place.stages(attempts[1]["run_id"])
+    assert [s["stage"] for s in again if s["depth"] == 0] == ["student.train", "evaluate"]
+    assert "steps 1-10" not in [s["stage"] for s in again]  # what was finished is not done again
 
 
-def test_two_processes_train_one_student_and_every_token_is_counted_once(place: Place) -> None:
-    alone, together = "out=alone", "out=together"
-    words = ("pipelines=[kd]", "name=ranks", "train.eval_every=0")
-    place.run(*words, alone)
+@pytest.mark.long
+def test_two_processes_train_one_student_and_every_token_is_counted_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("pipelines=[kd]", "train.eval_every=0")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    place.finish(place.spawn([*launcher, *place.command(*words, together)[1:]]))
-    one, two = (
-        json.loads(next(place.folder.glob(f"{f}/*/kd-S-0/result.json")).read_text())
-        for f in ("alone", "together")
-    )
+    place.finish(place.spawn([*launcher, *place.command(*words)[1:]]))
+    one = alone(place.folder, monkeypatch, *words)
+    two = json.loads(next(place.folder.glob("runs/*/kd-S-0/result.json")).read_text())
     assert two["nll"] == pytest.approx(one["nll"], rel=1e-4)
-    counts = [
-        place.daemon.query(
-            "SELECT c.unit, sum(c.n) AS n FROM counts c JOIN stages s USING (run_id, stage_id)"
-            f" WHERE run_id = '{r['run_ids'][-1]}' AND s.stage LIKE 'steps%' AND c.unit IN ('label', 'nonpad') GROUP BY ALL ORDER BY ALL"
-        )
-        for r in (one, two)
-    ]
-    assert counts[0] == counts[1] != []
-    assert len(place.runs("kd-S")) == 2  # rank 0 alone marks
+    (run,) = place.runs("kd-S")  # rank 0 alone marks
+    data = read(next(place.folder.glob("runs/*/kd-S-0/data.npz")), CharTokenizer()).train
+    schedule = Schedule(data, batch=16, seed=0)
+    steps = [b for i in range(12) for b in schedule.step(i)]
+    counted = place.daemon.query(
+        "SELECT c.unit, sum(c.n) AS n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
+        f" WHERE run_id = '{run['run_id']}' AND s.stage LIKE 'steps%' GROUP BY ALL"
+    )
+    n = {r["unit"]: int(r["n"]) for r in counted}
+    assert n["label"] == sum(b.counts.label for b in steps)
+    assert n["nonpad"] == sum(b.counts.nonpad for b in steps)

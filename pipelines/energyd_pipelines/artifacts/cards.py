@@ -75,7 +75,7 @@ def card(manifest: Manifest) -> str:
         f"measured it: {_energy_line(production)}.{told}\n",
         _table(production),
         _made_of(manifest),
-        "`distill artifacts import` checks every byte of an exported archive against the manifest below, and\n"
+        "`distill artifacts import` checks every byte of an archive against the manifest below, and\n"
         "marks these joules as reported, since they were measured elsewhere.\n",
         f"```json\n{json.dumps(manifest.as_json(), indent=2, ensure_ascii=False)}\n```",
     ]  # fmt: skip

@@ -260,10 +260,14 @@ class Draft:
         if not files:
             raise DistillError("nothing was written, so there is no artifact", where=str(self.folder))
         made_of = self.parents if parents is None else parents
+        counted = self.ledger if ledger is None else ledger
+        if strange := set(counted) - set(m.LEDGER):
+            raise DistillError(f"the ledger counts {', '.join(m.LEDGER)}, not {', '.join(sorted(strange))}")
         spent = with_attempts(production or unknown("nobody asked what making it cost"), failed)
         found = imported or Manifest(
             spec=self.spec, artifact_id=f"{self.spec.id}.{secrets.token_hex(4)}", files=files,
-            production=spent, ledger=ledger or self.ledger, signal=signal or self.signal,
+            production=spent, ledger={unit: counted.get(unit) for unit in m.LEDGER},
+            signal=self.signal if signal is None else signal,
             parents=tuple(p.as_parent() if isinstance(p, Artifact) else p for p in made_of),
             licence=self.licence, created=uses.now(),
             regenerated=None if regenerate is None else {"reason": regenerate, **before},

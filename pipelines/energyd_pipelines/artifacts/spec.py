@@ -59,8 +59,9 @@ class ArtifactSpec:
         k, k_asked = self.fields.get("k"), wish.fields.get("k")
         taus, taus_asked = self.fields.get("temperatures"), wish.fields.get("temperatures")
         enough = k == k_asked or (isinstance(k, int) and isinstance(k_asked, int) and k >= k_asked > 0)
-        lists = isinstance(taus, list) and isinstance(taus_asked, list)
-        return enough and (taus == taus_asked or (lists and set(taus_asked) <= set(taus)))
+        if not isinstance(taus, list) or not isinstance(taus_asked, list):
+            return enough and taus == taus_asked
+        return enough and set(taus_asked) <= set(taus)
 
 
 def _rest(spec: ArtifactSpec) -> dict[str, Any]:

@@ -79,6 +79,28 @@ def take_in(registry: Registry, path: Path) -> tuple[Artifact, bool]:
         raise DistillError(f"cannot read it: {error.strerror or error}", where=str(path)) from error
 
 
+def announce(artifact: Artifact) -> bool:
+    """Tell the daemon, if one runs here, what an imported artifact is reported to have cost. True: it heard.
+
+    So the store can charge runs that use it, though it holds no stage that made it.
+    """
+    import energyd_client as energy
+    from energyd_client.endpoints import default_endpoint, is_disabled
+    from energyd_client.reach import obstacle
+
+    if is_disabled() or obstacle(default_endpoint()) is not None:
+        return False
+    manifest = artifact.manifest
+    with energy.run("import artifact") as run:
+        run.artifact(
+            f"{manifest.spec.kind} {artifact.id[:12]}", kind=manifest.spec.kind,
+            uri=artifact.folder.resolve(), sha256=manifest.sha256, size_bytes=manifest.bytes,
+            artifact_id=manifest.artifact_id, total_j=manifest.production.total_j, origin=REPORTED,
+            licence=manifest.licence,
+        )  # fmt: skip
+    return energy.flush(2.0)
+
+
 def _manifest(tar: tarfile.TarFile, members: Iterator[tarfile.TarInfo], where: str) -> Manifest:
     """The first member, by which all others are judged."""
     first = next(members, None)
