@@ -46,6 +46,8 @@ class Cell:
     run_ids: list[str] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)  # what reuse spared
     trained: nn.Module | None = None  # the student, while it is in memory
+    training: energy.Stage | None = None  # `student.train` of this attempt
+    idle: str | None = None  # id of the stage that idled in this attempt
 
     @property
     def name(self) -> str:
@@ -107,16 +109,28 @@ class Cell:
         for name, value in quality.groups.items():
             if name:
                 run.metric(f"exact_match.{name}", value)
+        share = self._starved_share()
+        if share is not None:
+            run.metric("starved_share", share)
         self._put(
             "result.json",
             {
                 "pipeline": self.pipeline, "student": self.student.name, "seed": self.seed,
                 "exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n,
                 "groups": quality.groups,
-                "attempts": self.attempt, "run_ids": [*self.run_ids, run.run_id], "saved": self.saved, **more,
+                "attempts": self.attempt, "run_ids": [*self.run_ids, run.run_id], "saved": self.saved,
+                "starved_share": share, **more,
             },
         )  # fmt: skip
         self.checkpoint.unlink(missing_ok=True)
+
+    def _starved_share(self) -> float | None:
+        """For which share of `student.train` its devices idled; None: not known."""
+        if self.training is None or self.idle is None or not self.processes.first:
+            return None
+        from energyd_pipelines.starved import of_stage, together
+
+        return together(of_stage(str(self.training.stage_id), self.idle).values()).share
 
     def _read(self) -> None:
         path = self.folder / "state.json"

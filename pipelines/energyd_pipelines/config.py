@@ -219,6 +219,16 @@ def load(source: str, words: Sequence[str] = ()) -> Config:
     for word in words:
         override(values, word)
     config: Config = build(Config, values, source)
+    train = config.train
+    if train.stop == "to_target" and (train.target is None or not train.eval_every):
+        raise DistillError(
+            "train.stop is to_target, which needs a target and evaluations on the way", where=source,
+            cure="train.target=0.6 train.eval_every=50", code=USAGE,
+        )  # fmt: skip
+    if train.lora.r > 0 and train.optimizer == "adafactor":
+        raise DistillError(  # its steps are a share of a weight's size, and half of an adapter begins as 0
+            "adafactor hardly moves adapters", where="train.lora", cure="train.optimizer=adamw", code=USAGE
+        )
     return config
 
 

@@ -18,6 +18,7 @@ from energyd_pipelines.data import tokenizer_of
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.metrics import read_lm_eval
 from energyd_pipelines.progress import Progress
+from energyd_pipelines.starved import STARVED_ABOVE
 
 
 def run_grid(config: Config, preset: str, folder: Path) -> list[dict[str, Any]]:
@@ -46,10 +47,12 @@ def _run(cell: Cell) -> None:
     cell.trained = None
     if cell.config.evaluate.lm_eval and cell.processes.first:
         _add_lm_eval(cell)
+    share = (cell.result or {}).get("starved_share")
+    starved = f"  STARVED: {share:.0%} of student.train near idle" if share and share > STARVED_ABOVE else ""
     spared = "".join(f"  reused {s['stage']}" for s in cell.saved)
     cell.say.done(
         f"{cell.name:<14} seed {cell.seed}  exact match {quality.exact_match:.3f}  nll {quality.nll:.3f}"
-        f"  {time.monotonic() - began:5.1f} s{spared}"
+        f"  {time.monotonic() - began:5.1f} s{spared}{starved}"
     )
 
 

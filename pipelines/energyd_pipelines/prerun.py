@@ -10,11 +10,16 @@ import energyd_client as energy
 from energyd_pipelines.config import PrerunConfig
 
 
-def prerun(run: energy.Run, config: PrerunConfig, device: torch.device, devices: list[int] | None) -> None:
-    """The parts of stage `prerun`, inside of it. Those that idle are called `prerun.…`, as baselines are."""
+def prerun(run: energy.Run, config: PrerunConfig, device: torch.device, devices: list[int] | None) -> str | None:
+    """The parts of stage `prerun`, inside of it. Those that idle are called `prerun.…`, as baselines are.
+
+    Returns the id of the stage that idled, the floor of whatever follows.
+    """
+    idle = None
     if config.idle_s > 0:
-        with run.stage("prerun.idle", devices=devices):
+        with run.stage("prerun.idle", devices=devices) as stage:
             time.sleep(config.idle_s)
+        idle = stage.stage_id
     if config.context_s > 0:
         with run.stage("prerun.context", devices=devices):
             torch.zeros(1, device=device)
@@ -22,6 +27,7 @@ def prerun(run: energy.Run, config: PrerunConfig, device: torch.device, devices:
     if config.burn_s > 0:
         with run.stage("burn", devices=devices):
             _burn(config.burn_s, device)
+    return idle
 
 
 def _burn(seconds: float, device: torch.device) -> None:

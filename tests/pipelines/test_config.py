@@ -51,6 +51,8 @@ def test_an_unknown_key_names_its_group_and_the_nearest_one() -> None:
         ("kd=[", "mend the line"),
         ("train.bucket=1", "true or false"),
         ("train.lora.r.x=1", "a whole number"),
+        ("train.stop=to_target", "train.target=0.6"),
+        ("train={optimizer: adafactor, lora: {r: 4}}", "train.optimizer=adamw"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused_with_what_it_must_be(word: str, cure: str) -> None:

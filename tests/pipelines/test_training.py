@@ -167,7 +167,7 @@ def test_the_learning_rate_climbs_and_falls_to_a_tenth() -> None:
 )  # so do peft and older releases ask
 def test_adapters_alone_learn_in_bf16_with_gradient_checkpointing(data: Prepared) -> None:
     lora = TrainConfig(
-        optimizer="adafactor", lr=0.5, batch=16, steps=20, lora=LoraConfig(r=4), dtype="bfloat16",
+        optimizer="adamw", lr=0.05, batch=16, steps=20, lora=LoraConfig(r=4), dtype="bfloat16",
         gradient_checkpointing=True,
     )  # fmt: skip
     student = model(lora)

@@ -21,7 +21,7 @@ def kd(cell: Cell) -> Quality:
 
         if cell.needs("prerun"):
             with run.stage("prerun", devices=on):
-                prerun(run, cell.config.prerun, cell.processes.device, on)
+                cell.idle = prerun(run, cell.config.prerun, cell.processes.device, on)
             cell.done("prerun")
 
         if cell.needs("preprocess"):
@@ -37,9 +37,9 @@ def kd(cell: Cell) -> Quality:
             return cache.rows(batch.rows_B, tau=settings.tau, device=cell.processes.device)
 
         if cell.needs("student.train"):
-            with run.stage("student.train", devices=on):
+            with run.stage("student.train", devices=on) as stage:
                 loss = kd_loss(settings.alpha, settings.tau, settings.tail)
-                learn(cell, run, data.train, data, loss=loss, targets_of=targets_of)
+                learn(cell, run, stage, data.train, data, loss=loss, targets_of=targets_of)
             cell.done("student.train")
 
         with run.stage("evaluate", devices=on) as stage:

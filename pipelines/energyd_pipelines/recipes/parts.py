@@ -27,7 +27,7 @@ def prepare_data(cell: Cell, stage: energy.Stage) -> None:
 
 
 def learn(
-    cell: Cell, run: energy.Run, lessons: Dataset, data: Prepared, *, loss: Loss,
+    cell: Cell, run: energy.Run, stage: energy.Stage, lessons: Dataset, data: Prepared, *, loss: Loss,
     targets_of: Callable[[Batch], Any] | None = None,
 ) -> Trained:  # fmt: skip
     """Build the student and train it on `lessons`; it lies in the cell's folder afterwards."""
@@ -37,7 +37,7 @@ def learn(
         max_len=cell.config.data.max_len + 8,
     )  # fmt: skip
     trained = train(cell, run, student, lessons, data.held_out, data.groups, loss=loss, targets_of=targets_of)
-    cell.trained = student
+    cell.trained, cell.training = student, stage
     cell.processes.wait()
     return trained
 

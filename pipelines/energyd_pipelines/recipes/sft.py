@@ -16,7 +16,7 @@ def sft(cell: Cell) -> Quality:
 
         if cell.needs("prerun"):
             with run.stage("prerun", devices=on):
-                prerun(run, cell.config.prerun, cell.processes.device, on)
+                cell.idle = prerun(run, cell.config.prerun, cell.processes.device, on)
             cell.done("prerun")
 
         if cell.needs("preprocess"):
@@ -26,8 +26,8 @@ def sft(cell: Cell) -> Quality:
         data = cell.kept()
 
         if cell.needs("student.train"):
-            with run.stage("student.train", devices=on):
-                learn(cell, run, data.train, data, loss=ce)
+            with run.stage("student.train", devices=on) as stage:
+                learn(cell, run, stage, data.train, data, loss=ce)
             cell.done("student.train")
 
         with run.stage("evaluate", devices=on) as stage:

@@ -17,7 +17,7 @@ def synthetic(cell: Cell) -> Quality:
 
         if cell.needs("prerun"):
             with run.stage("prerun", devices=on):
-                prerun(run, cell.config.prerun, cell.processes.device, on)
+                cell.idle = prerun(run, cell.config.prerun, cell.processes.device, on)
             cell.done("prerun")
 
         if cell.needs("preprocess"):
@@ -30,8 +30,8 @@ def synthetic(cell: Cell) -> Quality:
         answers = written_answers(cell, run, data.train)
 
         if cell.needs("student.train"):
-            with run.stage("student.train", devices=on):
-                learn(cell, run, answers, data, loss=ce)
+            with run.stage("student.train", devices=on) as stage:
+                learn(cell, run, stage, answers, data, loss=ce)
             cell.done("student.train")
 
         with run.stage("evaluate", devices=on) as stage:

@@ -6,6 +6,7 @@ with more tokens or more temperatures serves a smaller wish.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 import energyd_client as energy
@@ -19,7 +20,7 @@ from energyd_pipelines.data_files import read_flat, write_flat
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.examples import Counts, Dataset, Example
 from energyd_pipelines.generate import generate
-from energyd_pipelines.logit_cache import CacheWriter, LogitCache
+from energyd_pipelines.logit_cache import HEAD, CacheWriter, LogitCache
 from energyd_pipelines.teacher_logits import write_logits
 
 CODE: Final = 1
@@ -53,11 +54,12 @@ def cached_logits(cell: Cell, run: energy.Run, data: Dataset) -> LogitCache:
             draft.folder, k=settings.k, vocab_size=data.vocab_size, temperatures=tuple(map(float, taus))
         )
         total = Counts()
-        for counts in write_logits(teacher, data, writer, batch=settings.batch, device=device):
-            stage.count(**counts.units())
-            total += counts
-            cell.say.now(f"{cell.name}  teacher.logits  {total.label} labels")
-        draft.ledger, draft.signal = total.units(), writer.close()
+        with writer:
+            for counts in write_logits(teacher, data, writer, batch=settings.batch, device=device):
+                stage.count(**counts.units())
+                total += counts
+                cell.say.now(f"{cell.name}  teacher.logits  {total.label} labels")
+        draft.ledger, draft.signal = total.units(), json.loads((draft.folder / HEAD).read_text())
 
     artifact = _obtain(cell, run, spec, "teacher.logits", make)
     cache = LogitCache.open(artifact.folder)
