@@ -55,8 +55,9 @@ def script(name: str, *options: str, env: dict[str, str]) -> str:
 def test_a_piece_beside_a_daemon_becomes_a_page_with_energies_from_its_store(
     fake_nvml: FakeNvml, tmp_path: Path
 ) -> None:
-    script("h100_study.py", "run", "--out", str(tmp_path / "o"), "--cache", str(tmp_path / "c"), "part=students",
-           "pretend=true", "window_s=0.2", "repeats=1", "modes=[sft]", env=fake_nvml.env)  # fmt: skip
+    words = ("part=students", "pretend=true", "window_s=0.2", "repeats=1", "modes=[sft]")
+    places = ("--out", str(tmp_path / "o"), "--cache", str(tmp_path / "c"))
+    script("h100_study.py", "run", *places, *words, env=fake_nvml.env)
     (archive,) = (tmp_path / "o").iterdir()
     assert archive.stat().st_size < 1_000_000
     text = script("h100_study.py", "report", str(tmp_path / "o"), env=fake_nvml.env)
