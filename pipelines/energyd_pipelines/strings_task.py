@@ -50,7 +50,7 @@ class CharTokenizer:
 def draw(
     n: int, *, seed: int, noise: float = 0.0, apart_from: frozenset[str] = frozenset(), longest: int = LONGEST
 ) -> list[tuple[str, str]]:
-    """`n` different (prompt, answer) pairs of words up to `longest`, no prompt of which is in `apart_from`."""
+    """`n` different (prompt, answer) pairs of words up to `longest`; none of `apart_from` is a prompt."""
     dice = np.random.default_rng(seed)
     found: dict[str, str] = {}
     for prompt, answer in _endless(dice, longest):

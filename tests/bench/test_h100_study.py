@@ -198,7 +198,7 @@ def test_the_page_counts_as_the_posters_formula_does() -> None:
     assert f"{0.994 / (0.22e9 * 0.012 / 3.6e6):.2g} (" in text
     assert "is caught by the STARVED flag (down" in page.steps(kinds)
     assert f"{5.74 / (5.38e6 * 0.36 / 3.6e6):.2f}" in page.logged(kinds)
-    assert "| 8 | 3 ± 0 (100) | – |" in page.generation(kinds)
+    assert "| 8 | 3 ± 0 (150) | – |" in page.generation(kinds)
 
 
 @pytest.mark.parametrize(
