@@ -36,7 +36,7 @@ class H100Config:
     alpha: float = 0.5
     tau: float = 1.0
     checkpointing: bool = True
-    prompt: int = 128  # tokens of the longest prompt
+    prompt: int = 128  # tokens
     max_new: int = 128
     seed: int = 0
     out: str = "h100"  # windows.jsonl and nothing else

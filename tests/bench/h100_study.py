@@ -1,7 +1,7 @@
 """What do the poster's pipelines cost at true shapes on one H100? Runs pieces, makes the page.
 
     python3 tests/bench/h100_study.py run --out DIR part=students sizes=1b,7b      (h100.py has all settings)
-    python3 tests/bench/h100_study.py frontier --out DIR       students that learn for real (h100-frontier.yaml)
+    python3 tests/bench/h100_study.py frontier --out DIR       students that learn for real
     python3 tests/bench/h100_study.py report DIR > docs/results/h100-study.md
 
 A piece ends within its `minutes` and leaves one archive in DIR. Exit 75: more is left; with the archives of

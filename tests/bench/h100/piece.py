@@ -66,7 +66,7 @@ def frontier(words: list[str], teacher_words: list[str], out: Path) -> int:
 def beside_daemon(
     name: str, words: list[str], out: Path, work: Callable[[Path], int], *, keep: list[str]
 ) -> int:
-    """Do the work in a scratch folder while a daemon measures. Whatever happens to it, its store is packed."""
+    """Do the work in a scratch folder while a daemon measures; its store is packed whatever happens."""
     out.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="h1s"))
     folder = scratch / "work"
