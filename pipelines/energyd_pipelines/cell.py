@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from energyd_pipelines.progress import Progress
 if TYPE_CHECKING:
     from energyd_pipelines.artifacts.registry import Registry
     from energyd_pipelines.data import Prepared, Tokenizer
+    from energyd_pipelines.loop import Trained
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Cell:
     run_ids: list[str] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)  # what reuse spared
     trained: nn.Module | None = None  # the student, while it is in memory
+    outcome: Trained | None = None  # of the training in this attempt
     training: energy.Stage | None = None  # `student.train` of this attempt
     idle: str | None = None  # id of the stage that idled in this attempt
 
@@ -102,7 +104,7 @@ class Cell:
 
         return read(self.folder / "data.npz", self.tokenizer)
 
-    def report(self, run: energy.Run, quality: Quality, **more: Any) -> None:
+    def report(self, run: energy.Run, quality: Quality) -> None:
         """Quality to the store and to `result.json`; from now on the cell is finished."""
         run.metric("exact_match", quality.exact_match, n=quality.n)
         run.metric("nll", quality.nll, n=quality.n)
@@ -119,15 +121,17 @@ class Cell:
                 "exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n,
                 "groups": quality.groups,
                 "attempts": self.attempt, "run_ids": [*self.run_ids, run.run_id], "saved": self.saved,
-                "starved_share": share, **more,
+                "starved_share": share,
+                "training": asdict(self.outcome) if self.outcome else None,
             },
         )  # fmt: skip
         self.checkpoint.unlink(missing_ok=True)
 
     def _starved_share(self) -> float | None:
-        """For which share of `student.train` its devices idled; None: not known."""
-        if self.training is None or self.idle is None or not self.processes.first:
-            return None
+        """For which share of `student.train` its GPUs idled; None: not known."""
+        on_gpu = self.processes.first and self.processes.device.type == "cuda"
+        if not on_gpu or self.training is None or self.idle is None:
+            return None  # a CPU's power is the whole machine's: it says nothing of one program's waiting
         from energyd_pipelines.starved import of_stage, together
 
         return together(of_stage(str(self.training.stage_id), self.idle).values()).share

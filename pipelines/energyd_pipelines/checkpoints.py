@@ -70,6 +70,10 @@ def load(path: Path, model: nn.Module, optimiser: Together, device: torch.device
 def save_student(folder: Path, model: Any) -> None:
     """The trained student as transformers (or peft) writes it, whole or not at all."""
 
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
     def write() -> None:
         aside = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(aside, ignore_errors=True)

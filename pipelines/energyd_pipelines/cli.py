@@ -114,7 +114,7 @@ def metrics_command(run: str, results: Path) -> None:
     """
     import json
 
-    from energyd_pipelines.grid import add_metrics
+    from energyd_pipelines.metrics import add_metrics
 
     cell = Path(run) / "result.json"
     run_id = json.loads(cell.read_text())["run_ids"][-1] if cell.is_file() else run

@@ -9,14 +9,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import energyd_client as energy
 from energyd_pipelines import processes as proc
 from energyd_pipelines.artifacts.registry import Registry
 from energyd_pipelines.cell import Cell
 from energyd_pipelines.config import Config
 from energyd_pipelines.data import tokenizer_of
 from energyd_pipelines.errors import DistillError
-from energyd_pipelines.metrics import read_lm_eval
+from energyd_pipelines.metrics import add_metrics
 from energyd_pipelines.progress import Progress
 from energyd_pipelines.starved import STARVED_ABOVE
 
@@ -62,23 +61,6 @@ def _add_lm_eval(cell: Cell) -> None:
     result = cell.result
     assert result is not None
     add_metrics(result["run_ids"][-1], Path(cell.config.evaluate.lm_eval.format(**names)))
-
-
-def add_metrics(run_id: str, path: Path) -> int:
-    """Figures of an lm-eval result file to a run, which may have ended; how many."""
-    figures = read_lm_eval(path)
-    before = os.environ.get("ENERGYD_RUN_ID")
-    os.environ["ENERGYD_RUN_ID"] = run_id  # a run is joined by its id
-    try:
-        with energy.run() as run:
-            for name, value, n in figures:
-                run.metric(name, value, n=n)
-    finally:
-        if before is None:
-            del os.environ["ENERGYD_RUN_ID"]
-        else:
-            os.environ["ENERGYD_RUN_ID"] = before
-    return len(figures)
 
 
 def cells_of(

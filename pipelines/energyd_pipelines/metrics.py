@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
+import energyd_client as energy
 from energyd_pipelines.errors import DistillError
 
 
@@ -43,3 +45,20 @@ def read_lm_eval(path: Path) -> list[tuple[str, float, int | None]]:
 def _size(samples: object) -> int | None:
     effective = samples.get("effective") if isinstance(samples, dict) else None
     return effective if isinstance(effective, int) else None
+
+
+def add_metrics(run_id: str, path: Path) -> int:
+    """Figures of an lm-eval result file to a run, which may have ended; how many."""
+    figures = read_lm_eval(path)
+    before = os.environ.get("ENERGYD_RUN_ID")
+    os.environ["ENERGYD_RUN_ID"] = run_id  # a run is joined by its id
+    try:
+        with energy.run() as run:
+            for name, value, n in figures:
+                run.metric(name, value, n=n)
+    finally:
+        if before is None:
+            del os.environ["ENERGYD_RUN_ID"]
+        else:
+            os.environ["ENERGYD_RUN_ID"] = before
+    return len(figures)

@@ -10,7 +10,9 @@ import energyd_client as energy
 from energyd_pipelines.config import PrerunConfig
 
 
-def prerun(run: energy.Run, config: PrerunConfig, device: torch.device, devices: list[int] | None) -> str | None:
+def prerun(
+    run: energy.Run, config: PrerunConfig, device: torch.device, devices: list[int] | None
+) -> str | None:
     """The parts of stage `prerun`, inside of it. Those that idle are called `prerun.…`, as baselines are.
 
     Returns the id of the stage that idled, the floor of whatever follows.

@@ -145,10 +145,21 @@ def no_room() -> Iterator[None]:
 @pytest.mark.usefixtures("no_room")
 def test_a_disk_without_space_leaves_no_artifact_and_says_where(unmeasured: Path) -> None:
     said = refused("pipelines=[kd]", "data.n=400")
-    assert "cannot be written" in said
+    assert "larger than allowed" in said
     assert "artifacts/logits" in said
     assert artifacts(unmeasured) == []
     assert not list(unmeasured.glob("artifacts/logits/.drafts/*"))
+
+
+def test_training_to_a_target_stops_at_the_first_evaluation_that_reaches_it(unmeasured: Path) -> None:
+    words = ("pipelines=[sft]", "train.steps=12", "train.eval_every=4", "train.stop=to_target")
+    words += ("train.metric=nll",)
+    results = []
+    for target in (100.0, 0.0):  # nats: less is better
+        assert distill("run", "quick", *SMALLEST, *words, f"train.target={target}", f"out=to-{target}")[0] == 0
+        found = json.loads(next(unmeasured.glob(f"to-{target}/*/*/result.json")).read_text())
+        results.append((found["training"]["steps"], found["training"]["reached"]))
+    assert results == [(4, True), (12, False)]
 
 
 def test_a_preset_is_shown_whole_and_presets_are_listed() -> None:

@@ -91,6 +91,7 @@ def test_a_study_is_measured_stage_by_stage_and_the_next_one_asks_no_teacher(pla
     four_kinds_of_tokens_are_counted_and_none_is_another(place)
     quality_is_in_the_store_and_beside_the_student(place)
     a_break_even_can_be_asked_of_that_store(place)
+    what_lm_eval_found_is_added_to_a_run_that_has_ended(place)
     a_second_study_asks_no_teacher_counts_its_uses_and_says_what_that_saved(place)
 
 
@@ -122,8 +123,8 @@ def labels_say_all_that_comparisons_need(place: Place) -> None:
 
 def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
     rows = place.daemon.query(
-        "SELECT r.name, s.stage, c.unit, c.n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
-        " JOIN runs r USING (run_id)"
+        "SELECT r.name, s.stage, c.unit, c.own_n AS n FROM counts c"
+        " JOIN stage_totals s USING (run_id, stage_id) JOIN runs r USING (run_id)"
     )
     counted = {(r["name"], r["stage"], r["unit"]): int(r["n"]) for r in rows}
     cached = json.loads(next(place.folder.glob("artifacts/logits/*/manifest.json")).read_text())
@@ -166,6 +167,21 @@ def a_second_study_asks_no_teacher_counts_its_uses_and_says_what_that_saved(plac
         "SELECT artifact_id, count(DISTINCT run_id) AS n FROM artifact_uses GROUP BY ALL"
     )
     assert [row["n"] for row in counted] == [2, 2]
+
+
+def what_lm_eval_found_is_added_to_a_run_that_has_ended(place: Place) -> None:
+    found = {"results": {"gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 0.5}}}
+    (place.folder / "r.json").write_text(json.dumps(found))
+    cell = next(place.folder.glob("runs/*/sft-S-0"))
+    said = place.finish(
+        place.spawn([sys.executable, "-m", "energyd_pipelines", "metrics", str(cell), "r.json"])
+    )
+    run_id = json.loads((cell / "result.json").read_text())["run_ids"][-1]
+    assert said == f"1 metrics of {run_id}\n"
+    stored = place.daemon.query(
+        "SELECT run_id, value FROM metrics WHERE name = 'gsm8k/exact_match,strict-match'"
+    )
+    assert stored == [{"run_id": run_id, "value": 0.5}]
 
 
 def a_break_even_can_be_asked_of_that_store(place: Place) -> None:
@@ -224,7 +240,7 @@ def test_two_processes_train_one_student_and_every_token_is_counted_once(
     schedule = Schedule(data, batch=16, seed=0)
     steps = [b for i in range(12) for b in schedule.step(i)]
     counted = place.daemon.query(
-        "SELECT c.unit, sum(c.n) AS n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
+        "SELECT c.unit, sum(c.own_n) AS n FROM counts c JOIN stage_totals s USING (run_id, stage_id)"
         f" WHERE run_id = '{run['run_id']}' AND s.stage LIKE 'steps%' GROUP BY ALL"
     )
     n = {r["unit"]: int(r["n"]) for r in counted}

@@ -13,7 +13,7 @@ from energyd_pipelines.cell import Cell
 from energyd_pipelines.data import Prepared, prepare
 from energyd_pipelines.evaluate import Quality, evaluate
 from energyd_pipelines.examples import Batch, Dataset
-from energyd_pipelines.loop import Trained, train
+from energyd_pipelines.loop import train
 from energyd_pipelines.training import Loss
 
 
@@ -29,7 +29,7 @@ def prepare_data(cell: Cell, stage: energy.Stage) -> None:
 def learn(
     cell: Cell, run: energy.Run, stage: energy.Stage, lessons: Dataset, data: Prepared, *, loss: Loss,
     targets_of: Callable[[Batch], Any] | None = None,
-) -> Trained:  # fmt: skip
+) -> None:  # fmt: skip
     """Build the student and train it on `lessons`; it lies in the cell's folder afterwards."""
     student = models.build(
         cell.student, vocab_size=lessons.vocab_size, pad_id=lessons.pad_id, eos_id=lessons.eos_id,
@@ -37,9 +37,8 @@ def learn(
         max_len=cell.config.data.max_len + 8,
     )  # fmt: skip
     trained = train(cell, run, student, lessons, data.held_out, data.groups, loss=loss, targets_of=targets_of)
-    cell.trained, cell.training = student, stage
+    cell.trained, cell.training, cell.outcome = student, stage, trained
     cell.processes.wait()
-    return trained
 
 
 def student_of(cell: Cell) -> nn.Module:

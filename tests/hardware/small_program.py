@@ -4,7 +4,7 @@ A small causal transformer learns to write words backwards (`stone>enots`), for 
 The only lines here that know of energy are `energy.run`, `run.stage`, `stage.count` and `run.metric`;
 without a daemon the program runs just the same, unmeasured.
 
-    python -m energyd_pipelines.demo [--seconds 25] [--device auto|cpu|cuda] [--seed 0]
+    python tests/hardware/small_program.py [--seconds 25] [--device auto|cpu|cuda] [--seed 0]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # PyTorch's own habit
+from torch.nn import functional as F
 
 import energyd_client as energy
 
@@ -195,7 +195,7 @@ def evaluate(model: Transformer, stage: energy.Stage, words: list[str], device: 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; 0 when it came to its end."""
     parser = argparse.ArgumentParser(
-        prog="python -m energyd_pipelines.demo",
+        prog="small_program.py",
         description="A small real training program, in measured stages.",
     )
     parser.add_argument("--seconds", type=float, default=25.0, help="about how long to run (default 25)")
