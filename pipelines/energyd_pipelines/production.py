@@ -17,8 +17,9 @@ from energyd_client.endpoints import default_endpoint, is_disabled
 from energyd_client.errors import EnergydError
 from energyd_client.protocol import AskStatus
 
-WAIT_S: Final = 10.0
-"""Longest wait for a figure: a daemon has one about a second after the end, more when its disk is slow."""
+WAIT_S: Final = 35.0
+"""Longest wait for a figure. A daemon has one about a second after the end; later when its disk is slow, or
+when it has just started and one of its sources takes that long to be up."""
 
 REPORTED: Final = "reported"
 """Origin of joules that somebody else measured: never silently mixed with those measured here."""

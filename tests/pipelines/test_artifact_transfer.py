@@ -148,6 +148,7 @@ OUTSIDE = {"name": "../../evil", "bytes": 256, "sha256": hashlib.sha256(bytes(ra
         (says("files", [OUTSIDE | {"name": "/tmp/evil"}]), "leaves the artifact's folder"),
         (says("files", [OUTSIDE | {"name": "manifest.json"}]), "lists a file twice, or itself"),
         (says("spec", {"teacher": "another"}), "not that of its own specification"),
+        (says("id", "0" * 32), "not that of its own specification"),
         (says("kind", "weights"), "no artifact is a 'weights'"),
         (says("schema_version", 2), "has version 2"),
         (says("production", None), "makes no sense"),

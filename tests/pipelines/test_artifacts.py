@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -303,6 +305,35 @@ def test_a_process_killed_while_it_writes_leaves_nothing_valid_and_is_swept(tmp_
     assert attempt["status"] == "killed"
     made = put(registry)
     registry.verify(made.id)
+
+
+AGAIN = (
+    "for i in range(10**6):\n"
+    "    with registry.draft(spec) as draft:\n"
+    "        for name in 'abc': (draft.folder / name).write_bytes(bytes([i % 251]) * 100_000)\n"
+    "        draft.commit(regenerate='to be killed')\n"
+    "    print(i, flush=True)\n"
+)
+
+
+@pytest.mark.fault("A process killed while it writes an artifact")
+def test_a_kill_at_any_moment_of_a_replacement_leaves_the_old_or_the_new_one_whole(tmp_path: Path) -> None:
+    registry, dice = Registry(tmp_path / "artifacts"), random.Random(5)
+    for _ in range(5):
+        writer = program(tmp_path, AGAIN)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "0\n"
+        time.sleep(dice.random() * 0.1)  # where in its round it is then, nobody knows
+        writer.kill()
+        writer.communicate()
+        with registry.draft(SPEC):  # what anyone does who finds nothing
+            found = registry.find(SPEC)
+        assert found is not None
+        registry.verify(SPEC.id)
+        assert len({(found.folder / name).read_bytes() for name in "abc"}) == 1
+        assert leftovers(registry) == []
+        kept = {p.name for p in registry.root.glob("logits/.superseded/*/*")}
+        assert kept <= {"README.md", "manifest.json"}
 
 
 def test_who_makes_it_next_sweeps_what_the_killed_one_left(registry: Registry) -> None:

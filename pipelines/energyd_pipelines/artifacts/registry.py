@@ -291,17 +291,15 @@ class Draft:
         return Artifact(target, found, self.spec)
 
     def _restore(self) -> None:
-        """Put back what was moved away to be superseded by something that a kill kept from coming."""
-        target = self._kind / self.spec.id
-        if target.exists():
-            return
-        for old in sorted(
-            (self._kind / ".superseded").glob(f"{self.spec.id}.*"), key=lambda p: p.stat().st_mtime
-        ):
+        """End a replacement that a kill cut short: put the old one back, or let its files go."""
+        target, superseded = self._kind / self.spec.id, self._kind / ".superseded"
+        for old in sorted(superseded.glob(f"{self.spec.id}.*"), key=lambda p: p.stat().st_mtime):
+            if target.exists():
+                _keep_record(old)
+                continue
             found = m.load(old)
             if found is not None and not m.problems(old, found, hashes=False):
                 old.rename(target)
-                return
 
     def _unlock(self) -> None:
         if self._lock is not None:
