@@ -57,6 +57,7 @@ class DataConfig:
     n: int = 6000  # examples to learn from; 0: all
     n_eval: int = 700
     noise: float = 0.2  # strings: share of labels with one wrong character
+    longest: int = 6  # strings: letters of the longest word; longer ones are harder to get wholly right
     max_len: int = 24  # tokens; longer examples are left out and counted
     seed: int = 0
 

@@ -114,9 +114,11 @@ def tokenizer_of(data: DataConfig, fallback: str = "") -> Tokenizer:
 def prepare(data: DataConfig, tokenizer: Tokenizer) -> Prepared:
     """Tokenise, leave out what is too long, hold out. Raises DistillError."""
     if data.task == "strings":
-        held = strings_task.draw(data.n_eval, seed=10_000 + data.seed)
+        held = strings_task.draw(data.n_eval, seed=10_000 + data.seed, longest=data.longest)
         apart = frozenset(prompt for prompt, _ in held)
-        learn = strings_task.draw(data.n, seed=data.seed, noise=data.noise, apart_from=apart)
+        learn = strings_task.draw(
+            data.n, seed=data.seed, noise=data.noise, apart_from=apart, longest=data.longest
+        )
         groups = [prompt[0] for prompt, _ in held]
     else:
         pairs = list(

@@ -28,7 +28,7 @@ class H100Config:
     minutes: float = 9.0
     length: int = 1024  # positions of a training sequence
     labels: int = 360  # of them, on average: the share that padded Tulu has
-    examples: int = 512
+    examples: int = 128  # the teacher is through with them within one window, so that students find a cache
     sequences: int = 16  # of one optimiser step, for all sizes
     micro: int = 0  # sequences at once; 0: 8, for 13B 4
     logits_batch: int = 4
@@ -36,7 +36,7 @@ class H100Config:
     alpha: float = 0.5
     tau: float = 1.0
     checkpointing: bool = True
-    prompt: int = 128  # tokens of the longest prompt
+    prompt: int = 128  # tokens
     max_new: int = 128
     seed: int = 0
     out: str = "h100"  # windows.jsonl and nothing else
@@ -49,7 +49,8 @@ def pretended(config: H100Config) -> H100Config:
     return replace(
         config, sizes=tuple("tiny" for _ in config.sizes[:1]), teacher="tiny", batches=config.batches[:2],
         window_s=min(config.window_s, 0.3), idle_s=min(config.idle_s, 0.2), repeats=min(config.repeats, 2),
-        length=64, labels=24, examples=32, sequences=4, micro=2, k=8, prompt=12, max_new=8,
+        length=min(config.length, 64), labels=min(config.labels, 24), examples=min(config.examples, 32),
+        sequences=4, micro=2, k=8, prompt=12, max_new=8,
     )  # fmt: skip
 
 

@@ -33,11 +33,10 @@ def dataset(config: H100Config, vocab: int) -> Dataset:
 
 
 def prompts(config: H100Config, vocab: int) -> Iterator[list[Any]]:
-    """Endless lists of a thousand prompts, three quarters to all of the longest long."""
+    """Endless lists of a thousand prompts of one length: windows differ in their batch alone."""
     dice = np.random.default_rng(config.seed + 1)
     while True:
-        lengths = dice.integers(3 * config.prompt // 4, config.prompt + 1, 1000)
-        yield [dice.integers(3, vocab, n).astype(np.uint32) for n in lengths]
+        yield list(dice.integers(3, vocab, (1000, config.prompt)).astype(np.uint32))
 
 
 def made_up_cache(folder: Path, data: Dataset, config: H100Config, device: torch.device) -> None:
@@ -94,11 +93,13 @@ def write_lists(path: Path, data: Dataset, config: H100Config) -> None:
     """The cache as nested lists, a line of JSON an example: all positions, k = 100, as was done once."""
     dice = np.random.default_rng(config.seed)
     k = min(_LISTED_K, data.vocab_size)
-    with path.open("w", encoding="utf-8") as file:
+    aside = path.with_suffix(".part")
+    with aside.open("w", encoding="utf-8") as file:
         for _ in range(min(_LISTED, len(data.examples))):
             rel = -np.sort(dice.random((config.length, k)) * 20)
             ids = dice.integers(0, data.vocab_size, (config.length, k))
             file.write(json.dumps({"rel": rel.round(6).tolist(), "ids": ids.tolist()}) + "\n")
+    aside.replace(path)
 
 
 def listed_batches(

@@ -69,7 +69,7 @@ def _measure_size(piece: Piece, size: str, modes: list[str], where: torch.device
 def _prepare(piece: Piece, shape: Shape, where: torch.device) -> tuple[Dataset, LogitCache, str, Path]:
     """Data, the KD cache, who made it, and the nested lists."""
     config = piece.config
-    lists = piece.cache.with_name(f"lists-{shape.vocab}.jsonl")
+    lists = piece.cache.with_name(f"{piece.cache.name}-lists-{shape.vocab}-{config.length}.jsonl")
     run = energy.run(f"h100 {shape.name} preprocess", study="h100", size=shape.name)
     with run, run.stage("preprocess"):
         data = data_of.dataset(config, shape.vocab)

@@ -52,6 +52,7 @@ class Variant:
     start: Callable[[], Iterator[Work]]
     facts: dict[str, Any] = field(default_factory=dict)  # size, batch, length …
     warm_up: int = 2  # steps before the window
+    seconds: float | None = None  # of the window; None: as the study says
 
 
 def rounds(piece: Piece, variants: list[Variant]) -> set[str]:
@@ -86,7 +87,8 @@ def window(piece: Piece, variant: Variant, repeat: int) -> bool:
     try:
         with run:
             row["run_id"] = run.run_id
-            _fill(row, run, variant, piece.config.window_s)
+            seconds = piece.config.window_s if variant.seconds is None else variant.seconds
+            _fill(row, run, variant, seconds)
     except Exception as failure:  # a piece goes on: what failed is a line with the reason
         error = f"{type(failure).__name__}: {failure}".split("\n")[0][:300]
     if error:  # outside of `except`, whose traceback holds what filled the memory
@@ -128,10 +130,10 @@ def _fill(row: dict[str, Any], run: energy.Run, variant: Variant, seconds: float
         steps.close()
 
 
-def idle(seconds: float) -> Iterator[Work]:
-    """Nothing, for a whole window."""
+def idle(device: torch.device) -> Iterator[Work]:
+    """Nothing."""
     while True:
-        time.sleep(seconds)
+        time.sleep(0.1)
         yield Work()
 
 
@@ -151,17 +153,25 @@ def prerun(piece: Piece, device: torch.device) -> None:
     seconds = piece.config.idle_s
     if seconds <= 0:
         return
-    part = piece.config.part
     if not _has_context():
-        _once(piece, Variant(f"{part} prerun idle", "prerun.idle", lambda: idle(seconds), warm_up=0))
+        _once(piece, "idle", idle, device, seconds)
     torch.zeros(1, device=device)
     _wait()
-    _once(piece, Variant(f"{part} prerun context", "prerun.context", lambda: idle(seconds), warm_up=0))
-    _once(piece, Variant(f"{part} prerun burn", "prerun.burn", lambda: burn(device)))
+    _once(piece, "context", idle, device, seconds)
+    _once(piece, "burn", burn, device, seconds)
 
 
-def _once(piece: Piece, variant: Variant) -> None:
-    if (variant.name, 0) not in piece.done:
+def _once(
+    piece: Piece,
+    what: str,
+    start: Callable[[torch.device], Iterator[Work]],
+    where: torch.device,
+    seconds: float,
+) -> None:
+    name = f"{piece.config.part} prerun {what}"
+    if (name, 0) not in piece.done:
+        warm_up = 0 if what != "burn" else 2
+        variant = Variant(name, f"prerun.{what}", lambda: start(where), warm_up=warm_up, seconds=seconds)
         window(piece, variant, 0)
 
 

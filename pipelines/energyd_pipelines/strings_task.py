@@ -48,12 +48,12 @@ class CharTokenizer:
 
 
 def draw(
-    n: int, *, seed: int, noise: float = 0.0, apart_from: frozenset[str] = frozenset()
+    n: int, *, seed: int, noise: float = 0.0, apart_from: frozenset[str] = frozenset(), longest: int = LONGEST
 ) -> list[tuple[str, str]]:
-    """`n` different (prompt, answer) pairs, none of whose prompts is in `apart_from`."""
+    """`n` different (prompt, answer) pairs of words up to `longest`; none of `apart_from` is a prompt."""
     dice = np.random.default_rng(seed)
     found: dict[str, str] = {}
-    for prompt, answer in _endless(dice):
+    for prompt, answer in _endless(dice, longest):
         if prompt in found or prompt in apart_from:
             continue
         found[prompt] = _spoilt(answer, dice) if dice.random() < noise else answer
@@ -62,11 +62,11 @@ def draw(
     return list(found.items())
 
 
-def _endless(dice: np.random.Generator) -> Iterator[tuple[str, str]]:
+def _endless(dice: np.random.Generator, longest: int) -> Iterator[tuple[str, str]]:
     names = list(OPERATIONS)
     while True:
         name = names[dice.integers(len(names))]
-        size = int(dice.integers(SHORTEST, LONGEST + 1))
+        size = int(dice.integers(SHORTEST, longest + 1))
         # Half of the words are of few letters, so that there is something to leave out and to count.
         letters = LETTERS if dice.random() < 0.5 else "".join(dice.choice(list(LETTERS), 4))
         word = "".join(dice.choice(list(letters), size))

@@ -25,14 +25,14 @@ UNITS: Final = ("positions", "label", "generated")
 T_975: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t, 97.5 %, by degrees of freedom."""
 
-TOTALS: Final = """
-    SELECT stage_id, seconds, gpu_j, cpu_j, total_j, u_total_j AS u_j, coverage, flags, reason
-    FROM stage_totals WHERE depth = 0"""
-CURVES: Final = """
-    SELECT g.stage_id, s.t_ns, s.power_mw
-    FROM samples s JOIN devices d USING (device)
-    JOIN stages g ON s.t_ns BETWEEN g.t0_ns AND g.t1_ns
-    WHERE d.domain = 'gpu' AND g.name != 'warm-up' ORDER BY g.stage_id, s.t_ns"""
+QUESTION: Final = """
+    SELECT t.stage_id, t.seconds, t.gpu_j, t.cpu_j, t.total_j, t.u_total_j, t.u_random_j, t.reason,
+        list(s.t_ns ORDER BY s.t_ns) AS t_ns, list(s.power_mw ORDER BY s.t_ns) AS power_mw
+    FROM stage_totals t LEFT JOIN (
+        SELECT samples.* FROM samples JOIN devices USING (device) WHERE domain = 'gpu') s
+        ON s.t_ns BETWEEN t.t0_ns AND t.t1_ns
+    WHERE t.depth = 0 AND t.stage != 'warm-up' GROUP BY ALL"""
+"""Each window's energy, and the power curve of the GPU in it."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,18 @@ class Kind:
     windows: list[dict[str, Any]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def j_per(self, unit: str) -> Value:
-        """Joules (GPU and CPU) a token. Its interval: the spread of windows, and the sensor's own doubt."""
+    def j_per(self, unit: str, *, common: bool = True) -> Value:
+        """Joules (GPU and CPU) a token. Its interval: the spread of windows, and the sensor's own doubt.
+
+        `common` False leaves out what all windows of a board have in common, which cancels in a ratio.
+        """
+        doubt = "u_total_j" if common else "u_random_j"
         rows = [w for w in self.windows if w.get(unit) and w["energy"]["total_j"] is not None]
         found = mean_of([w["energy"]["total_j"] / w[unit] for w in rows])
-        shares = [w["energy"]["u_j"] / w["energy"]["total_j"] for w in rows if w["energy"]["u_j"] is not None]
-        if found.mean is None or found.half is None or not shares:
+        shares = [e[doubt] / e["total_j"] for e in (w["energy"] for w in rows) if e[doubt] is not None]
+        if found.mean is None or not shares:
             return found
-        return Value(found.mean, math.hypot(found.half, fmean(shares) * found.mean))
+        return Value(found.mean, math.hypot(found.half or 0.0, fmean(shares) * found.mean))
 
     def watts(self) -> Value:
         """Mean power of the GPU."""
@@ -116,16 +120,19 @@ def mean_of(values: Sequence[float]) -> Value:
 def read(pieces: list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]) -> dict[str, Kind]:
     """Kinds of windows by name, in the order they were first measured."""
     kinds: dict[str, Kind] = {}
-    for store, lines, _ in pieces:
-        energies = {row["stage_id"]: row for row in ask(store, TOTALS)}
-        curves = _curves(store)
-        floor = _floor(lines, energies)
+    floors: dict[str, float] = {}
+    for store, lines, said in pieces:
+        energies = {row["stage_id"]: row for row in ask(store, QUESTION)}
+        # A piece that measured no idling has the floor of the one before on such a GPU.
+        floor = _floor(lines, energies) or floors.get(said["gpu"])
+        if floor is not None:
+            floors[said["gpu"]] = floor
         for line in lines:
             kind = kinds.setdefault(line["variant"], Kind(line["variant"], line))
             if line.get("error"):
                 kind.errors.append(line["error"])
             elif (energy := energies.get(line["stage_id"])) is not None:
-                share = _share(curves.get(line["stage_id"]), floor, line["seconds"])
+                share = _share(energy, floor, line["seconds"])
                 kind.windows.append({**line, "energy": energy, "starved": share})
             else:
                 kind.errors.append(f"window {line['repeat']}: its stage is not in the store")
@@ -142,14 +149,6 @@ def ask(store: Path, question: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(store: Path) -> dict[str, np.ndarray]:
-    """(n, 2) ns and mW of each stage's GPU."""
-    found: dict[str, list[tuple[int, int]]] = {}
-    for row in ask(store, CURVES):
-        found.setdefault(row["stage_id"], []).append((row["t_ns"], row["power_mw"]))
-    return {stage: np.array(rows, dtype=np.int64) for stage, rows in found.items()}
-
-
 def _floor(lines: list[dict[str, Any]], energies: dict[str, Any]) -> float | None:
     """Watts of the GPU that does nothing: with a context if that was measured, for so work finds it."""
     for name in ("prerun.context", "prerun.idle"):
@@ -160,9 +159,11 @@ def _floor(lines: list[dict[str, Any]], energies: dict[str, Any]) -> float | Non
     return None
 
 
-def _share(curve: np.ndarray | None, floor: float | None, seconds: float) -> starved.Starved:
-    if curve is None or len(curve) < 3:
+def _share(energy: dict[str, Any], floor: float | None, seconds: float) -> starved.Starved:
+    """Of one GPU's curve; each sample stands for the time since the one before."""
+    if len(energy["t_ns"]) < 3:
         return starved.Starved(share=None, reason="too few samples")
     if floor is None:
-        return starved.Starved(share=None, reason="no idle stage in this piece")
-    return starved.share(curve[1:, 1] / 1e3, np.diff(curve[:, 0]) / 1e9, floor, seconds)
+        return starved.Starved(share=None, reason="no idle stage on such a GPU")
+    power_w = np.array(energy["power_mw"], np.float64)[1:] / 1e3
+    return starved.share(power_w, np.diff(np.array(energy["t_ns"], np.int64)) / 1e9, floor, seconds)

@@ -30,9 +30,15 @@ class Logged:
     why: str
 
 
+J_POSITION: Final = {"1b": 0.026, "7b": 0.0995, "13b": 0.19}
+"""Of their SFT, inferred from the logs: 1B and 13B by the sequences of their runs (the token counts of those
+logs hold padding that became labels); 7B as 13B, less by the shapes' arithmetic."""
+
 LOGGED: Final = (
-    Logged("SFT on synthetic, 1B", "1b sft", "label", 15.03e6, 0.143, "same work; batch 4 there, 8 here"),
-    Logged("SFT on synthetic, 13B", "13b sft", "label", 9.86e6, 0.706, "same work; batch 2 there, 4 here"),
+    Logged("SFT on synthetic, 1B", "1b sft", "positions", 0.143 * KWH / J_POSITION["1b"], 0.143, "same work; "
+           "positions are inferred"),
+    Logged("SFT on synthetic, 13B", "13b sft", "positions", 0.706 * KWH / J_POSITION["13b"], 0.706,
+           "same work; positions are inferred"),
     Logged("KD student, 1B", "1b kd", "label", 72.6e6, 5.210, "starved there: 194 W median, nested lists, "
            "evaluation at batch 1 inside the stage"),
     Logged("KD student, 13B", "13b kd", "label", 31.7e6, 11.03, "starved there: 436 W median"),
@@ -49,28 +55,33 @@ class Stage:
     kwh: tuple[float, float, float]
     mode: str  # of ours; of the size in question
     unit: str
-    tokens: tuple[float | None, float | None, float | None]
+    tokens: tuple[float | None, ...]
     source: str
 
 
+def _positions(kwh: tuple[float, float, float]) -> tuple[float, ...]:
+    return tuple(energy * KWH / J_POSITION[size] for size, energy in zip(SIZES, kwh, strict=True))
+
+
+_SFT, _SYNTHETIC = (6.30, 18.45, 33.15), (5.35, 16.60, 28.65)
+_AT: Final = "inferred: kWh at 0.026, 0.0995, 0.19 J a position"
 STUDENTS: Final = {
-    "sft": Stage("Student training (SFT)", (6.30, 18.45, 33.15), "sft", "positions",
-                 (1.5e9, 780e6, 715e6), "inferred: kWh at 0.015, 0.085, 0.167 J a position"),
+    "sft": Stage("Student training (SFT)", _SFT, "sft", "positions", _positions(_SFT), _AT),
     "kd": Stage("Student training (KD)", (5.20, 16.35, 30.05), "kd", "label",
                 (72.6e6, None, 86e6), "1B logged, 13B inferred: kWh at the logged 1.25 J a label"),
-    "synthetic": Stage("Student training (synthetic)", (5.35, 16.60, 28.65), "sft", "positions",
-                       (1.28e9, 703e6, 618e6), "inferred as for SFT"),
+    "synthetic": Stage("Student training (synthetic)", _SYNTHETIC, "sft", "positions",
+                       _positions(_SYNTHETIC), _AT),
 }  # fmt: skip
 TEACHER: Final = {"kd": ("Logit caching", 11.00, "positions", 417e6, "inferred: kWh at the logged 0.095 J"),
                   "synthetic": ("Synthetic data generation", 10.60, "generated", 9.94e6,
                                 "inferred: kWh at the logged 3.84 J")}  # fmt: skip
 
 
-def kwh(kind: Kind | None, unit: str, tokens: float | None) -> Value:
-    """What so many tokens take at a measured rate."""
+def kwh(kind: Kind | None, unit: str, tokens: float | None, *, common: bool = True) -> Value:
+    """What so many tokens take at a measured rate. `common`: see Kind.j_per."""
     if kind is None or tokens is None:
         return Value(None)
-    return kind.j_per(unit).times(tokens / KWH)
+    return kind.j_per(unit, common=common).times(tokens / KWH)
 
 
 def best_generation(kinds: dict[str, Kind]) -> Kind | None:
@@ -82,15 +93,16 @@ def best_generation(kinds: dict[str, Kind]) -> Kind | None:
 
 
 def break_even(teacher: Value, saving: Value) -> str:
-    """N* = teacher / saving with its 95 % interval, or why there is none."""
+    """N* = teacher / saving with an interval from both, or why there is none."""
     if teacher.mean is None or saving.mean is None:
         return "–"
-    half = saving.half or 0.0
+    half, half_t = saving.half or 0.0, teacher.half or 0.0
     if saving.mean + half <= 0:
         return "never"
     if saving.mean <= 0:
         return "never, or inside noise"
-    low = teacher.mean / (saving.mean + half)
+    low = (teacher.mean - half_t) / (saving.mean + half)
     if saving.mean <= half:
         return f"{teacher.mean / saving.mean:.2g}, inside noise (from {low:.2g}, no upper bound)"
-    return f"{teacher.mean / saving.mean:.2g} ({low:.2g} to {teacher.mean / (saving.mean - half):.2g})"
+    high = (teacher.mean + half_t) / (saving.mean - half)
+    return f"{teacher.mean / saving.mean:.2g} ({low:.2g} to {high:.2g})"
