@@ -156,7 +156,8 @@ def test_training_to_a_target_stops_at_the_first_evaluation_that_reaches_it(unme
     words += ("train.metric=nll",)
     results = []
     for target in (100.0, 0.0):  # nats: less is better
-        assert distill("run", "quick", *SMALLEST, *words, f"train.target={target}", f"out=to-{target}")[0] == 0
+        code, said = distill("run", "quick", *SMALLEST, *words, f"train.target={target}", f"out=to-{target}")
+        assert code == 0, said
         found = json.loads(next(unmeasured.glob(f"to-{target}/*/*/result.json")).read_text())
         results.append((found["training"]["steps"], found["training"]["reached"]))
     assert results == [(4, True), (12, False)]
