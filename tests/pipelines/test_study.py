@@ -124,7 +124,7 @@ def labels_say_all_that_comparisons_need(place: Place) -> None:
 def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
     rows = place.daemon.query(
         "SELECT r.name, s.stage, c.unit, c.own_n AS n FROM counts c"
-        " JOIN stage_totals s USING (run_id, stage_id) JOIN runs r USING (run_id)"
+        " JOIN stage_totals s USING (run_id, stage_id) JOIN runs r USING (run_id) WHERE c.own_n IS NOT NULL"
     )
     counted = {(r["name"], r["stage"], r["unit"]): int(r["n"]) for r in rows}
     cached = json.loads(next(place.folder.glob("artifacts/logits/*/manifest.json")).read_text())
