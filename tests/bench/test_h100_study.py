@@ -165,11 +165,14 @@ def test_unknown_words_get_one_clear_error(tmp_path: Path) -> None:
         h100.run(["part=student"])
 
 
+NO_DOUBT = {"u_total_j": None, "u_random_j": None}
+
+
 def kind(name: str, stage: str, unit: str, j_per: float, *, starve: float = 0.0, **facts: Any) -> Kind:
     """Two windows of exactly that many joules a token."""
     windows = [
         {unit: 1000 * n, "positions": 3000 * n if unit == "label" else 1000 * n, "seconds": 10.0,
-         "energy": {"total_j": j_per * 1000 * n, "gpu_j": 5000.0, "seconds": 10.0, "u_total_j": None, "u_random_j": None},
+         "energy": {"total_j": j_per * 1000 * n, "gpu_j": 5000.0, "seconds": 10.0, **NO_DOUBT},
          "starved": starved.Starved(share=starve)}
         for n in (1, 2)
     ]  # fmt: skip
@@ -231,7 +234,7 @@ def test_the_overheads_page_joins_calls_and_judges_the_upper_bound() -> None:
         )
         return {
             "machine": "m", "cores": 2, "torch": "t", "began": "d", "seconds": 1.0, "step": "s", "steps": 5,
-            "s_per_step": by_kind, "stored": (5, 5), "ready": [True], "limit": 1.003,
+            "s_per_step": by_kind, "stored": (5, 5), "limit": 1.003,
         }  # fmt: skip
 
     text = overhead_gpu.page([raw(1, 1.0), raw(2, 1.0)])
@@ -240,6 +243,11 @@ def test_the_overheads_page_joins_calls_and_judges_the_upper_bound() -> None:
     assert "| 400 |" in text
     assert text.count(", below 1.003") == 2
     assert overhead_gpu.page([raw(1, 1.01)]).count("NOT below 1.003") == 2
+
+
+def test_the_published_page_is_what_its_stores_say() -> None:
+    results = BENCH.parents[1] / "docs" / "results"
+    assert page.page(results / "h100-study") == (results / "h100-study.md").read_text().rstrip("\n")
 
 
 @pytest.mark.long

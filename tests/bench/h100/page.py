@@ -13,7 +13,8 @@ from bench.h100.piece import unpack
 Pieces = list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]
 LIMITS = """
 - Weights are random, of true shapes: they draw close to what trained ones draw, not the same; take ±10 %.
-- One board, one machine without RAPL: the CPU's share is CodeCarbon's estimate, the GPU's is measured.
+- Few windows on few boards of one kind, virtual machines without RAPL: the CPU's share is CodeCarbon's
+  estimate, the GPU's is measured. Where n is 1, how repeats differ is not in the interval.
 - Windows are steady states; loading, compiling and checkpoints are not in them.
 - Nothing here learnt anything: energy at equal budgets, no quality. What a student needs to be as good is
   another study (the frontier).
