@@ -138,13 +138,14 @@ def _obtain(cell: Cell, run: energy.Run, spec: ArtifactSpec, stage: str, make: A
     reason = cell.config.reuse.regenerate
     if cell.processes.first:
         before = cell.registry.find(spec) if reason is None else None
-        artifact = obtain(run, cell.registry, spec, stage, make, regenerate=reason)
+        artifact = obtain(run, cell.registry, spec, stage, make, regenerate=reason, site=cell.site)
         if before is not None:
             spent = before.manifest.production
             cell.saved.append(
                 {"stage": stage, "artifact": before.id, "total_j": spent.total_j, "origin": spent.origin,
                  "n_uses": artifact.n}
             )  # fmt: skip
+        cell.parents.append(artifact)
     cell.processes.wait()
     if not cell.processes.first:
         found = cell.registry.find(spec)
