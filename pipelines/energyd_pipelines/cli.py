@@ -36,7 +36,7 @@ def cli() -> None:
 
     \b
     Examples:
-      distill run                      three sizes, three pipelines, about two minutes on two cores
+      distill run                      three sizes, three pipelines, two to three minutes on two cores
       distill run tiny --seeds 3 train.steps=300
       distill run mine.yaml --resume   go on where it was killed
       distill artifacts list           what teachers made, what it cost, who used it
