@@ -47,7 +47,7 @@ def artifacts(folder: Path) -> list[str]:
         (("pipelines=[kd]", "kd.k=41"), 2, "kd.k is 41, the vocabulary has 40 tokens"),
         (("pipelines=[kd]", "teacher=null"), 2, "needs a teacher"),
         (("pipelines=[synthetic]", "teacher.ref=builtin:other"), 2, "is shipped"),
-        (("students.0.ref=/nowhere/model", "pipelines=[sft]"), 1, "no model"),
+        (("students.0.ref=/nowhere/model", "pipelines=[sft]"), 1, "no tokenizer"),
         (("device=cuda",), 2, "no CUDA device"),
         (("train.batch=65",), 2, "fewer than one batch"),
         (("--resume",), 1, "nothing to resume"),
@@ -111,6 +111,8 @@ def test_a_teacher_of_another_tokenizer_is_refused_and_one_of_the_same_is_not(un
     )  # fmt: skip
     said = refused(*words, "teacher={name: T, ref: other}")
     assert "another tokenizer than the data" in said
+    said = refused(*words, "data.tokenizer=other", "pipelines=[sft]")
+    assert "student S has another tokenizer" in said
     assert artifacts(unmeasured) == []
     code, said = distill("run", "quick", *SMALLEST, *words, "teacher={name: T, ref: student}")
     assert code == 0, said
