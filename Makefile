@@ -84,10 +84,10 @@ bench-service: setup ## how soon is the service there again after kill -9? Root,
 screenshots: setup ## how a report looks, light, dark and printed (PAGE=docs/results/poster.html); needs chromium
 	@$(BIN)/python tests/bench/screenshots.py $(PAGE)
 
-demo: setup ## a real training program, measured: what did each stage cost? (ARGS="--seconds 60")
-	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store/store $(ARGS)
+demo: setup ## three sizes of student, three pipelines: what does distilling cost, when does it pay? (ARGS="quick --seeds 3")
+	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store $(ARGS)
 
-clean: ## remove .venv, caches and the demo's store
+clean: ## remove .venv, caches and the demo
 	@rm -rf $(VENV) demo-store build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@rm -rf tests/fake_nvml/build
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -108,7 +108,7 @@ def study_report(found: Findings, traces: Sequence[Drawing] = ()) -> str:
         section(
             "When distilling pays",
             *_figures(drawn, "breakeven", REUSED),
-            _answers(answers) if answers else paragraph(f"No break-even: {found.unanswered.partition("\n")[0]}."),
+            _answers(answers) if answers else paragraph(f"No break-even: {_first_line(found)}."),
             items(sentence(a) for a in answers),
             folded("How the ranking turns", items(rankings(study))),
         ),
@@ -123,6 +123,11 @@ def study_report(found: Findings, traces: Sequence[Drawing] = ()) -> str:
         section("Method and doubt", paragraph(METHOD), items(_notes(study, answers))),
     ]  # fmt: skip
     return page(f"energyd: {study.name}", [part for part in parts if part], script() if traces else "")
+
+
+def _first_line(found: Findings) -> str:
+    """Why there is no break-even; the cure is for the terminal."""
+    return found.unanswered.partition("\n")[0]
 
 
 def _figures(drawn: dict[str, Drawing], name: str, caption: str) -> Iterator[str]:

@@ -70,15 +70,26 @@ class Run(Block):
         uri: str | os.PathLike[str] | None = None,
         sha256: str | None = None,
         size_bytes: int | None = None,
+        artifact_id: str | None = None,
+        stage: Stage | None = None,
         **attrs: Any,
     ) -> str:
         """Report a thing made here that other runs may reuse; returns its id, for `use_artifact` there.
 
-        `kind`: dataset, logit_cache, checkpoint … `attrs`: whatever else tells it apart.
+        `kind`: dataset, logit_cache, checkpoint … `artifact_id`: one of your own, unique over machines
+        (default: a random one). `stage`: which made it (default: the one around the caller); it may have
+        ended. `attrs`: whatever else tells it apart.
         """
-        artifact_id = f"a-{os.urandom(8).hex()}"
-        self._made(artifact_id, name, kind, uri, sha256, size_bytes, attrs)
-        return artifact_id
+        made_id = arguments.identity(str(artifact_id)) if artifact_id else None
+        if artifact_id and made_id is None:
+            ignored(
+                f"artifact {name!r:.60}",
+                f"{artifact_id!r:.60} is no artifact id, a random one is used",
+                "pass 1 to 96 characters",
+            )
+        made_id = made_id or f"a-{os.urandom(8).hex()}"
+        self._made(made_id, name, kind, uri, sha256, size_bytes, stage, attrs)
+        return made_id
 
     @never_raises
     def use_artifact(self, artifact_id: str) -> None:
@@ -152,7 +163,15 @@ class Run(Block):
 
     @never_raises
     def _made(
-        self, artifact_id: str, name: Any, kind: Any, uri: Any, sha256: Any, size: Any, attrs: dict[str, Any]
+        self,
+        artifact_id: str,
+        name: Any,
+        kind: Any,
+        uri: Any,
+        sha256: Any,
+        size: Any,
+        stage: Stage | None,
+        attrs: dict[str, Any],
     ) -> None:
         t_ns = now_ns()
         self._must_be_begun()
@@ -162,10 +181,11 @@ class Run(Block):
         what = f"artifact {name!r:.60}"
         kept = arguments.labels(attrs, what)
         digest = arguments.text(sha256, arguments.MAX_NAME) or None
+        stage_id = self._stage_id() if stage is None else stage.stage_id
         for attributes in (kept, {}):
             made = ArtifactMade(
                 0, t_ns, self.run_id, artifact_id, arguments.name(name, what), arguments.name(kind, what),
-                self._stage_id(), arguments.text(uri), digest, arguments.natural(size, what), attributes,
+                stage_id, arguments.text(uri), digest, arguments.natural(size, what), attributes,
             )  # fmt: skip
             if box.post(made):
                 break

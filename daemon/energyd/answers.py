@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from energyd.config import Config
+from energyd.energy import DeviceLog
 from energyd.recorder import Recorder
 from energyd.releasing import LONGEST_S
 from energyd.store.columns import schema
 from energyd_client import protocol as p
 
 _COLUMNS = [name for name, _ in schema()["stages_log"]]
-_T0, _T1, _STATE = (_COLUMNS.index(name) for name in ("t0_ns", "t1_ns", "state"))
+_T0, _T1, _STATE, _DEVICES = (_COLUMNS.index(name) for name in ("t0_ns", "t1_ns", "state", "devices"))
+
+POWER_VALUES: Final = 100_000
+"""Values of power in one answer, all devices together: 2 MB, and milliseconds under the recorder's lock."""
 
 
 class Answers:
@@ -127,6 +133,7 @@ class Answers:
             stage = r.tracker.stages.get(question.stage_id)
             if stage is not None:
                 t0_ns, t1_ns, state, energies = stage.t0_ns, stage.t1_ns, stage.state, []
+                devices = sorted(stage.devices)
             else:
                 done, stored = r.done(question.stage_id)
                 if done is None:
@@ -137,10 +144,40 @@ class Answers:
                 names = [c for c, _ in schema()["energies"]]
                 energies = [dict(zip(names, cost, strict=True)) for cost in costs]
                 t0_ns, t1_ns, state = row[_T0], row[_T1], "final" if stored else "ended"
-            body: dict[str, Any] = {"stage_id": question.stage_id, "state": state, "energies": energies}
+                devices = row[_DEVICES]
+            body: dict[str, Any] = {
+                "stage_id": question.stage_id, "state": state, "t0_ns": t0_ns, "t1_ns": t1_ns,
+                "energies": energies,
+            }  # fmt: skip
             if question.power:
-                body["power"] = {}
-                for device, log in r.ledger.logs.items():
-                    t_ns, power, _ = log.after(t0_ns - 1, t1_ns)
-                    body["power"][device] = {"t_ns": t_ns.tolist(), "power_mw": power.tolist()}
+                until_ns = r.timeline.now_ns() if t1_ns is None else t1_ns
+                body["power"] = {
+                    d: curve(r.ledger.logs[d], t0_ns, until_ns, room)
+                    for d in devices
+                    if d in r.ledger.logs and (room := POWER_VALUES // len(devices))
+                }
             return body
+
+
+def curve(log: DeviceLog, t0_ns: int, t1_ns: int, room: int) -> dict[str, list[int]]:
+    """Power from t0 to t1, mW: at most `room` values, each with its instant and the ns that it stands for.
+
+    Those are since the sample before, inside the window; 0 over a gap, or where memory begins. The sample
+    after t1 is there for the last piece. If they are too many, neighbours are joined to their mean.
+    """
+    before = log.after(None, t0_ns)[0][-1:]
+    t_ns, power_mw, _ = log.after(t0_ns)
+    n = min(len(t_ns), int(np.searchsorted(t_ns, t1_ns)) + 1)
+    t_ns, power_mw = t_ns[:n], power_mw[:n]
+    if n == 0:
+        return {"t_ns": [], "power_mw": [], "dt_ns": []}
+    since_ns = np.concatenate((before if len(before) else t_ns[:1], t_ns[:-1]))
+    dt_ns = np.minimum(t_ns, t1_ns) - np.maximum(since_ns, t0_ns)
+    dt_ns[(t_ns - since_ns > log.max_step_ns) | (dt_ns < 0)] = 0
+    if n > room:
+        first = np.arange(0, n, -(-n // room))
+        last = np.append(first[1:], n) - 1
+        weight = np.maximum(dt_ns, 1)  # so that a mean over a gap is one, too
+        power = np.add.reduceat(power_mw * weight, first) / np.add.reduceat(weight, first)
+        t_ns, power_mw, dt_ns = t_ns[last], np.rint(power).astype(np.int32), np.add.reduceat(dt_ns, first)
+    return {"t_ns": t_ns.tolist(), "power_mw": power_mw.tolist(), "dt_ns": dt_ns.tolist()}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import energyd_client as energy
-from energyd.bill import Bill, bill, lines
+from energyd.bill import lines
 from energyd.child import CannotRun, Signals, check
 from energyd.config import ConfigError
 from energyd.exits import FAILED
@@ -25,6 +25,7 @@ from energyd.launch import LaunchError
 from energyd.private import Found, find
 from energyd.top_text import duration
 from energyd_client import endpoints, lifetime
+from energyd_client.bill import Bill, bill
 from energyd_client.errors import EnergydError
 from energyd_client.protocol import AskStatus
 

@@ -60,6 +60,8 @@ STOP_RETRY_S: Final = 10.0
 """How long a stop goes on trying to store what a full disk refuses."""
 SEAL_AFTER_NS: Final = 5_000_000_000
 """How long after an hour's end it is sealed: every device's samples of it have arrived by then."""
+ASKED_LATE_NS: Final = 600_000_000_000
+"""Who waits for a stage's energy gets it though its hour is sealed: so long after its end, at least."""
 
 TAKE: Final = 2_000
 """Markers of one round: questions wait for the lock while they are taken, and acks for all of them."""
@@ -148,7 +150,7 @@ class Recorder:
         self._trace = TraceRuns()
         self._settled: dict[str, dict[int, int | None]] = {}
         self.host_id = store.meta("host_id") or ""
-        self.finals: dict[str, Done] = {}  # this hour's stages that are done and stored
+        self.finals: dict[str, Done] = {}  # done and stored: stages of this hour, and the last before
         self._unstored: dict[str, Done] = {}  # done, and in the next commit
         self.marks = Watermarks(ledger.logs, store.hour(timeline.now_ns() // HOUR_NS))
         for device, stored in loaded.devices.items():
@@ -470,7 +472,8 @@ class Recorder:
                 self.sealed.setdefault(table, []).append(path)
             self.marks.seal(end, int(self._store.meta("hour") or self.marks.hour + 1))
             self.ledger.forget_reads()
-            self.finals.clear()
+            late_ns = end - ASKED_LATE_NS  # of a row of stages_log, 5 is t1_ns
+            self.finals = {k: done for k, done in self.finals.items() if done[0][5] > late_ns}
             self.clients.forget(end - CLIENT_MEMORY_NS)  # as the store has just done
             # One switch for readers: what the old live files and `recent` hold is in sealed files now.
             self.live.switch({})
@@ -538,6 +541,7 @@ class Recorder:
                     "device": device, "uuid": info.uuid, "domain": info.domain, "name": info.name,
                     "source": info.source, "origin": info.origin, "period_ns": info.period_ns,
                     "max_step_ns": info.max_step_ns, "power_limit_mw": info.power_limit_mw,
+                    "driver": info.driver,
                     "last_t_ns": totals.t_ns, "cum_uj": totals.cum_uj,
                     "power_mw": totals.power_mw if totals.t_ns is not None else None,
                 }

@@ -1,25 +1,26 @@
 #!/usr/bin/env bash
-# What does each stage of a real training program cost on this machine? (`make demo` runs this.)
+# What do three ways to a small model cost on this machine, and from which reuse on does distilling pay? (`make demo`)
 #
-#   demo.sh STORE [options of energyd_pipelines.demo]
+#   demo.sh FOLDER [what `distill run` takes: a preset, key=value …]
 #
-# A fresh store and a daemon of its own, the program, the daemon's stop, the table. The daemon is stopped
-# whatever happens; the exit code is that of the step which failed. STORE is removed first if it is a store.
+# A daemon of its own on FOLDER/store, the study, the daemon's stop, the tables. The daemon is stopped whatever
+# happens; the exit code is that of the step which failed. A second demo goes on in the same store, so that the
+# teacher's artifacts in FOLDER/artifacts are reused and what they took is known; remove FOLDER to begin anew.
 set -euo pipefail
 
-store=${1:?usage: demo.sh STORE [options of energyd_pipelines.demo]}
+folder=${1:?usage: demo.sh FOLDER [options of distill run]}
 shift
-if [ -e "$store" ]; then
+if [ -e "$folder" ] && [ ! -e "$folder/store/lock" ] && [ -n "$(ls -A -- "$folder")" ]; then
+  echo "$folder exists and is no demo of energyd: name another folder" >&2
+  exit 2
+fi
+mkdir -p -- "$folder/store"
+folder=$(cd -- "$folder" && pwd)
+store=$folder/store
+if [ -e "$store/lock" ]; then
   # A demo that was killed leaves its daemon running.
   energyd stop --store "$store" >/dev/null 2>&1 || true
-  if [ ! -e "$store/lock" ] && [ -n "$(ls -A -- "$store")" ]; then
-    echo "$store exists and is no store of energyd: name another folder" >&2
-    exit 2
-  fi
-  rm -rf -- "$store"
 fi
-mkdir -p -- "$store"
-store=$(cd -- "$store" && pwd)
 
 # The socket goes to a short path: a Unix socket's may have 107 characters, a checkout's is often longer.
 runtime=$(mktemp -d)
@@ -49,14 +50,30 @@ trap 'exit 143' TERM
 
 quietly energyd start --store "$store"
 started=yes
-echo "energyd   samples into the fresh store $store"
+echo "energyd   samples into the store $store"
 if [ -t 1 ]; then
   echo "watch it  ENERGYD_ENDPOINT=$ENERGYD_ENDPOINT $(command -v energyd) top"
 fi
 echo
 
-python -m energyd_pipelines.demo "$@"
+distill run "$@" "reuse.root=$folder/artifacts" "out=$folder/runs"
 
 quietly energyd stop --store "$store"
 started=""
-energyq --store "$store" stages --format table
+echo
+echo "What each stage took, mean of each pipeline and size (J):"
+energyq --store "$store" --format table "
+  PIVOT (
+    SELECT r.labels->>'pipeline' AS pipeline, r.labels->>'student' AS student, s.stage,
+      sum(s.total_j) / count(DISTINCT r.run_id) AS mean_j
+    FROM stage_totals s JOIN runs r USING (run_id)
+    WHERE s.depth = 0 AND r.status = 'ok' AND r.labels->>'student' IS NOT NULL GROUP BY ALL
+  ) ON stage IN ('prerun', 'preprocess', 'teacher.logits', 'teacher.generate', 'student.train', 'evaluate')
+  USING round(sum(mean_j), 2) ORDER BY pipeline <> 'sft', pipeline, student DESC"
+echo
+code=0
+energyq --store "$store" frontier --format table || code=$?
+echo
+[ "$code" -ne 0 ] || energyq --store "$store" breakeven --format table || code=$?
+# 4: some answer is not known, and the table says which and why. That is an answer too.
+[ "$code" -eq 4 ] || exit "$code"

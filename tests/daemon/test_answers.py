@@ -5,19 +5,23 @@ A recorder over a real store, its rounds turned by hand.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import energyd_client
 from energyd import timeline
 from energyd.accounting import SETTLE_NS
-from energyd.answers import Answers
+from energyd.answers import POWER_VALUES, Answers, curve
 from energyd.config import Config
+from energyd.energy import DeviceLog, Totals
 from energyd.inbox import FLUSH_AT, Inbox
 from energyd.ledger import Ledger
-from energyd.recorder import Recorder
+from energyd.recorder import ASKED_LATE_NS, SEAL_AFTER_NS, Recorder
 from energyd.sources import Break
 from energyd.stages import Incoming
 from energyd.store import HOUR_NS, Layout
@@ -28,6 +32,8 @@ from energyd.timeline import Timeline
 from energyd_client import clock
 from energyd_client import protocol as p
 from real_daemon import wait_for
+
+MS = 1_000_000
 
 
 class Silent:
@@ -90,15 +96,63 @@ def stage_rows(desk: Desk) -> list[tuple[str, str]]:
 
 def test_a_stage_charged_to_no_device_is_found_when_it_is_final(desk: Desk) -> None:
     desk.say("c", *BEGIN)
-    assert desk.ask(p.AskStage(1, "s")) == {"stage_id": "s", "state": "open", "energies": []}
+    opened = desk.ask(p.AskStage(1, "s"))
+    assert isinstance(opened, dict)
+    assert opened == {
+        "stage_id": "s", "state": "open", "t0_ns": opened["t0_ns"], "t1_ns": None, "energies": [],
+    }  # fmt: skip
     desk.say("c", *END)
     desk.later(SETTLE_NS)
-    assert desk.ask(p.AskStage(1, "s", True)) == {
-        "stage_id": "s", "state": "final", "energies": [], "power": {},
-    }  # fmt: skip
+    final = desk.ask(p.AskStage(1, "s", True))
+    assert isinstance(final, dict)
+    assert final["t1_ns"] > final["t0_ns"] == opened["t0_ns"]
+    assert (final["state"], final["energies"], final["power"]) == ("final", [], {})
     unknown = desk.ask(p.AskStage(1, "t"))
     assert isinstance(unknown, p.Refusal)
     assert unknown.code == "not_found"
+
+
+def test_a_stage_whose_hour_was_sealed_meanwhile_can_still_be_asked_for_but_not_for_ever(desk: Desk) -> None:
+    line = desk.recorder.timeline
+    to_the_hour_ns = HOUR_NS - line.now_ns() % HOUR_NS
+    desk.recorder.timeline = Timeline(line.boot_id, line.offset_ns + to_the_hour_ns - ASKED_LATE_NS // 2)
+    desk.say("c", *BEGIN, *END)
+    desk.later(SETTLE_NS)
+    assert desk.ask(p.AskStage(1, "s"))["state"] == "final"  # type: ignore[index]
+    desk.later(ASKED_LATE_NS // 2 + SEAL_AFTER_NS)
+    assert desk.store.fetch("SELECT count(*) FROM stages_log") == [(0,)]  # sealed
+    assert desk.ask(p.AskStage(1, "s"))["state"] == "final"  # type: ignore[index]
+    desk.later(HOUR_NS)
+    assert isinstance(desk.ask(p.AskStage(1, "s")), p.Refusal)
+
+
+def log_of(t_ms: list[int], power_mw: list[int]) -> DeviceLog:
+    log = DeviceLog(0, 40 * MS, Totals())
+    log.append(np.array(t_ms, np.int64) * MS, np.array(power_mw, np.int32))
+    return log
+
+
+def test_a_curve_gives_each_value_the_time_of_the_stage_that_it_stands_for() -> None:
+    log = log_of([0, 20, 40, 60, 200, 220, 240], [100, 200, 300, 400, 500, 600, 700])
+    found = curve(log, 10 * MS, 230 * MS, 100)
+    assert found["t_ns"] == [t * MS for t in (20, 40, 60, 200, 220, 240)]
+    assert found["power_mw"] == [200, 300, 400, 500, 600, 700]
+    assert found["dt_ns"] == [t * MS for t in (10, 20, 20, 0, 20, 10)]  # 140 ms of 220 are a gap
+
+
+def test_a_curve_of_too_many_values_is_joined_without_losing_time_or_energy() -> None:
+    log = log_of(list(range(0, 20_000, 20)), [100 * (k % 7) for k in range(1000)])
+    whole, joined = (curve(log, 15 * MS, 19_000 * MS, room) for room in (2000, 100))
+    assert len(whole["t_ns"]) > 900
+    assert 90 <= len(joined["t_ns"]) <= 100
+    assert sum(joined["dt_ns"]) == sum(whole["dt_ns"]) == 18_985 * MS
+    energies = [sum(map(math.prod, zip(c["power_mw"], c["dt_ns"], strict=True))) for c in (whole, joined)]
+    assert energies[1] == pytest.approx(energies[0], rel=3e-3)  # each joined value is rounded to 1 mW
+
+
+def test_the_page_says_how_many_values_of_power_an_answer_has() -> None:
+    page = (Path(energyd_client.__file__).parents[1] / "PROTOCOL.md").read_text()
+    assert f"At most {POWER_VALUES:,} values".replace(",", " ") in page
 
 
 def test_a_stage_and_a_run_that_end_while_commits_are_refused_stay_in_every_answer(
@@ -114,7 +168,7 @@ def test_a_stage_and_a_run_that_end_while_commits_are_refused_stay_in_every_answ
         desk.say("c", *END)
         desk.later(SETTLE_NS)
         assert desk.recorder.tracker.stages == {}
-        assert desk.ask(p.AskStage(1, "s")) == {"stage_id": "s", "state": "ended", "energies": []}
+        assert desk.ask(p.AskStage(1, "s"))["state"] == "ended"  # type: ignore[index]
         assert ("s", "ended") in stage_rows(desk)
         assert [row[4] for row in desk.ask.tail()["rows"]["runs_log"]] == ["ok"]
         assert desk.voice.acks == {"c": 2}

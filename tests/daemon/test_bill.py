@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from energyd.bill import bill, lines
+from energyd.bill import lines
+from energyd_client.bill import bill
 
 
 def device(number: int, domain: str, origin: str = "measured") -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Does the ring's integral over the demo agree with the GPU's own energy counter, read around it?
+"""Does the ring's integral over a program agree with the GPU's own energy counter, read around it?
 
-    python tests/hardware/measured_demo.py [options of energyd_pipelines.demo]
+    python tests/hardware/measured_demo.py [options of small_program.py]
 
 Starts a daemon in its own process over a fresh store, reads the hardware counter twice in this process (each
-time at the counter's own step), runs the demo between, and compares with `energy_j`: raw ring samples,
+time at the counter's own step), runs it between, and compares with `energy_j`: raw ring samples,
 integrated in SQL, no counter in it. Prints a report; exit 1 beyond 1 %.
 """
 
@@ -18,10 +18,9 @@ from pathlib import Path
 
 import pynvml
 
-from energyd_pipelines import demo
-
 sys.path.insert(0, str(Path(__file__).parent))
 
+import small_program
 from counter import counter_at_step
 
 LIMIT = 0.01
@@ -47,7 +46,7 @@ def main() -> int:
         name = pynvml.nvmlDeviceGetName(handle)
         driver = pynvml.nvmlSystemGetDriverVersion()
         t0, before_j = counter_at_step(handle)
-        demo.main(sys.argv[1:])
+        small_program.main(sys.argv[1:])
         t1, after_j = counter_at_step(handle)
         print("\n" + energyd("energyd", "status", "--store", store))
     finally:

@@ -67,7 +67,7 @@ def test_the_import_contracts_hold(copy: Path) -> None:
             "import energyd",
             "The client imports nothing of ours and nothing heavy",
         ),
-        ("pipelines/energyd_pipelines/demo.py", "import energyd.timeline", "Workloads know only the client"),
+        ("pipelines/energyd_pipelines/cell.py", "import energyd.timeline", "Workloads know only the client"),
         ("daemon/energyd/timeline.py", "import energyq", "The daemon knows neither workloads nor analysis"),
         ("daemon/energyd/top.py", "import pynvml", "Only sources/nvml.py speaks NVML"),
         ("daemon/energyd/top.py", "import duckdb", "DuckDB stays in the store"),
@@ -84,7 +84,8 @@ def test_a_planted_import_breaks_its_contract(copy: Path, file: str, planted: st
 
 @pytest.mark.parametrize(
     ("module", "program"),
-    [("energyd.cli", "energyd"), ("energyd.__main__", "energyd"), ("energyq.cli", "energyq")],
+    [("energyd.cli", "energyd"), ("energyd.__main__", "energyd"), ("energyq.cli", "energyq"),
+     ("energyd_pipelines.cli", "distill")],
 )
 def test_help_appears_without_loading_anything_heavy(module: str, program: str) -> None:
     code = (

@@ -16,7 +16,7 @@ def tools(tmp_path: Path) -> Path:
     """Stand-ins for the programs that demo.sh calls: each notes its call, and fails when told to."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("energyd", "energyq", "python"):
+    for name in ("energyd", "energyq", "distill"):
         path = folder / name
         path.write_text(
             "#!/bin/bash\n"
@@ -29,61 +29,78 @@ def tools(tmp_path: Path) -> Path:
 
 
 def demo(tools: Path, *options: str) -> tuple[int, list[str]]:
-    """Exit code, and the calls in their order, with the store's path taken out."""
-    store = tools / "demo-store" / "store"
+    """Exit code, and the calls in their order, with the folder's path taken out."""
+    folder = tools / "demo"
     env = os.environ | {"PATH": f"{tools / 'bin'}:{os.environ['PATH']}"}
     result = subprocess.run(
-        [str(SCRIPT), str(store), *options], env=env, capture_output=True, text=True, timeout=60, check=False
+        [str(SCRIPT), str(folder), *options], env=env, capture_output=True, text=True, timeout=60, check=False
     )
     calls = tools / "calls"
-    lines = calls.read_text().replace(str(store), "STORE").splitlines() if calls.exists() else []
+    text = calls.read_text().replace(str(folder), "DEMO") if calls.exists() else ""
+    lines = [line for line in text.splitlines() if line.startswith(("energyd ", "energyq ", "distill "))]
     return result.returncode, lines
 
 
-def test_the_demo_starts_a_daemon_runs_stops_it_and_shows_the_table(tools: Path) -> None:
-    assert demo(tools, "--seconds", "3") == (
+def test_the_demo_starts_a_daemon_runs_the_study_stops_the_daemon_and_shows_the_tables(tools: Path) -> None:
+    assert demo(tools, "quick", "train.steps=3") == (
         0,
         [
-            "energyd start --store STORE",
-            "python -m energyd_pipelines.demo --seconds 3",
-            "energyd stop --store STORE",
-            "energyq --store STORE stages --format table",
+            "energyd start --store DEMO/store",
+            "distill run quick train.steps=3 reuse.root=DEMO/artifacts out=DEMO/runs",
+            "energyd stop --store DEMO/store",
+            "energyq --store DEMO/store --format table ",
+            "energyq --store DEMO/store frontier --format table",
+            "energyq --store DEMO/store breakeven --format table",
         ],
     )
     told = dict(line.split("=", 1) for line in (tools / "env").read_text().splitlines())
     assert len(told["ENERGYD_ENDPOINT"]) < 100  # a Unix socket's path may have 107 characters
-    assert told["ENERGYD_SPOOL"] == str(tools / "demo-store" / "store" / "spool")
+    assert told["ENERGYD_SPOOL"] == str(tools / "demo" / "store" / "spool")
 
 
-def test_a_failing_program_stops_the_daemon_and_gives_its_exit_code(tools: Path) -> None:
-    (tools / "python.-m").write_text("7")
+def test_a_failing_study_stops_the_daemon_and_gives_its_exit_code(tools: Path) -> None:
+    (tools / "distill.run").write_text("7")
     code, calls = demo(tools)
     assert code == 7
-    assert calls[-1] == "energyd stop --store STORE"
+    assert calls[-1] == "energyd stop --store DEMO/store"
     assert not any(call.startswith("energyq") for call in calls)
 
 
 def test_a_daemon_that_does_not_start_ends_the_demo(tools: Path) -> None:
     (tools / "energyd.start").write_text("78")
-    assert demo(tools) == (78, ["energyd start --store STORE"])
+    assert demo(tools) == (78, ["energyd start --store DEMO/store"])
 
 
-def test_a_store_of_an_earlier_demo_is_stopped_and_removed(tools: Path) -> None:
+@pytest.mark.parametrize(("told", "ended"), [("4", 0), ("1", 1)])
+def test_an_answer_that_is_not_known_is_an_answer_and_an_error_is_not(
+    tools: Path, told: str, ended: int
+) -> None:
+    (tools / "energyq.--store").write_text(told)  # the first question cannot be answered: an error
+    assert demo(tools)[0] == int(told)
+    (tools / "energyq.--store").unlink()
+    stand_in = (tools / "bin" / "energyq").read_text()
+    (tools / "bin" / "energyq").write_text(
+        stand_in.replace("exit 0", f'[ "$3" = breakeven ] && exit {told}; exit 0')
+    )
+    assert demo(tools)[0] == ended
+
+
+def test_a_second_demo_stops_a_daemon_that_was_left_and_keeps_the_store(tools: Path) -> None:
     demo(tools)
-    old = tools / "demo-store" / "store" / "old.parquet"
+    old = tools / "demo" / "store" / "old.parquet"
     old.touch()
     (tools / "calls").unlink()
     code, calls = demo(tools)
     assert code == 0
-    assert calls[:2] == ["energyd stop --store STORE", "energyd start --store STORE"]
-    assert not old.exists()
+    assert calls[:2] == ["energyd stop --store DEMO/store", "energyd start --store DEMO/store"]
+    assert old.exists()
 
 
-def test_a_folder_that_is_no_store_is_not_removed(tools: Path) -> None:
-    precious = tools / "demo-store" / "store" / "thesis.tex"
+def test_a_folder_that_is_no_demo_is_not_touched(tools: Path) -> None:
+    precious = tools / "demo" / "thesis.tex"
     precious.parent.mkdir(parents=True)
     precious.touch()
     code, calls = demo(tools)
     assert code == 2
-    assert precious.exists()
-    assert not any("start" in call for call in calls)
+    assert [p.name for p in precious.parent.iterdir()] == ["thesis.tex"]
+    assert calls == []

@@ -49,6 +49,10 @@ class Daemon:
             time.sleep(0.05)
         raise RuntimeError(f"energyd did not come up (exit {self._process.poll()}); see log/energyd.log")
 
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def stop(self) -> None:
         """End it, by force if it must be."""
         self._process.send_signal(signal.SIGTERM)

@@ -4,7 +4,7 @@ A small causal transformer learns to write words backwards (`stone>enots`), for 
 The only lines here that know of energy are `energy.run`, `run.stage`, `stage.count` and `run.metric`;
 without a daemon the program runs just the same, unmeasured.
 
-    python -m energyd_pipelines.demo [--seconds 25] [--device auto|cpu|cuda] [--seed 0]
+    python tests/hardware/small_program.py [--seconds 25] [--device auto|cpu|cuda] [--seed 0]
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  # PyTorch's own habit
+from torch.nn import functional as F
 
 import energyd_client as energy
 
@@ -67,13 +67,13 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x_BTC: Tensor) -> Tensor:  # noqa: N803  # B batch, T positions, C width, as in papers
+    def forward(self, x_BTC: Tensor) -> Tensor:  # B batch, T positions, C width, as in papers
         """Same shape out as in."""
-        B, T, C = x_BTC.shape  # noqa: N806
+        B, T, C = x_BTC.shape
         qkv = self.qkv(self.norm_a(x_BTC)).view(B, T, 3, self.heads, C // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x_BTC = x_BTC + self.out(seen.transpose(1, 2).reshape(B, T, C))  # noqa: N806
+        x_BTC = x_BTC + self.out(seen.transpose(1, 2).reshape(B, T, C))
         result: Tensor = x_BTC + self.mlp(self.norm_b(x_BTC))
         return result
 
@@ -87,9 +87,9 @@ class Transformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(shape.width, shape.heads) for _ in range(shape.layers)))
         self.norm, self.head = nn.LayerNorm(shape.width), nn.Linear(shape.width, VOCABULARY)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:  # noqa: N803
+    def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits of the next token at each position."""
-        at_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)  # noqa: N806
+        at_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
         logits: Tensor = self.head(self.norm(self.blocks(self.token(tokens_BT) + self.position(at_T))))
         return logits
 
@@ -195,7 +195,7 @@ def evaluate(model: Transformer, stage: energy.Stage, words: list[str], device: 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; 0 when it came to its end."""
     parser = argparse.ArgumentParser(
-        prog="python -m energyd_pipelines.demo",
+        prog="small_program.py",
         description="A small real training program, in measured stages.",
     )
     parser.add_argument("--seconds", type=float, default=25.0, help="about how long to run (default 25)")

@@ -1,0 +1,151 @@
+"""What can be typed after `distill`?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from energyd_pipelines.artifacts_cli import artifacts
+from energyd_pipelines.errors import DistillError
+
+# Idle OpenMP threads spin by default, which costs power and, on a shared machine, time (up to 17 times as
+# long for models this small). libgomp reads this while torch is being imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+class Group(click.Group):
+    """Errors of ours in three lines on stderr, with their exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DistillError as error:
+            click.echo(f"distill: {error}", err=True)
+            ctx.exit(error.code)
+
+
+@click.group(cls=Group)
+def cli() -> None:
+    """What does it cost to make a small model as good as a large one has taught it to be?
+
+    \b
+    Examples:
+      distill run                      three sizes, three pipelines, two to three minutes on two cores
+      distill run tiny --seeds 3 train.steps=300
+      distill run mine.yaml --resume   go on where it was killed
+      distill artifacts list           what teachers made, what it cost, who used it
+    """
+
+
+@cli.command("run")
+@click.argument("what", metavar="[PRESET|CONFIG.yaml] [KEY=VALUE]…", nargs=-1)
+@click.option("--seeds", metavar="N", type=click.IntRange(1), help="Seeds 0 to N − 1; three give intervals.")
+@click.option("--resume", is_flag=True, help="Go on with the newest execution of these settings.")
+@click.option("--regenerate", metavar="REASON", help="Ask the teacher again; the reason is recorded.")
+def run_command(what: Sequence[str], seeds: int | None, resume: bool, regenerate: str | None) -> None:
+    """Run a study: pipelines × students × seeds. Finished teachers' artifacts are reused.
+
+    \b
+    Example:
+      distill run quick pipelines=[kd] kd.tau=2
+    """
+    from energyd_pipelines.config import load
+
+    source, words = ("tiny", what) if not what or "=" in what[0] else (what[0], what[1:])
+    if source == "h100":  # measures windows of true shapes; trains no student to its end
+        from energyd_pipelines import h100
+
+        sys.exit(h100.run(words))
+    extra = [] if seeds is None else [f"seeds={list(range(seeds))}"]
+    if regenerate is not None:
+        extra.append(f"reuse.regenerate={regenerate!r}")
+    config = load(source, [*words, *extra])
+
+    from energyd_pipelines.grid import new_folder, newest_folder, run_grid
+
+    folder = newest_folder(config) if resume else new_folder(config)
+    run_grid(config, source if "." not in source else Path(source).stem, folder)
+
+
+@cli.command("presets")
+def presets_command() -> None:
+    """Name the configurations that are shipped.
+
+    \b
+    Example:
+      distill presets
+    """
+    from energyd_pipelines.config import presets
+
+    for name in presets():
+        click.echo(name)
+
+
+@cli.command("config")
+@click.argument("what", metavar="[PRESET|CONFIG.yaml] [KEY=VALUE]…", nargs=-1)
+def config_command(what: Sequence[str]) -> None:
+    """Print a configuration as it would run, every default spelled out.
+
+    \b
+    Example:
+      distill config tiny train.steps=300
+    """
+    import yaml
+
+    from energyd_pipelines.config import load
+
+    source, words = ("tiny", what) if not what or "=" in what[0] else (what[0], what[1:])
+    click.echo(yaml.safe_dump(load(source, words).as_dict(), sort_keys=False), nl=False)
+
+
+@cli.command("metrics")
+@click.argument("run", metavar="RUN")
+@click.argument("results", type=click.Path(path_type=Path))
+def metrics_command(run: str, results: Path) -> None:
+    """Add what lm-eval found to a run: its id, or the folder of a finished cell.
+
+    \b
+    Example:
+      distill metrics 20261124-090303-ed59057e results.json
+    """
+    import json
+
+    from energyd_pipelines.metrics import add_metrics
+
+    cell = Path(run) / "result.json"
+    run_id = json.loads(cell.read_text())["run_ids"][-1] if cell.is_file() else run
+    click.echo(f"{add_metrics(run_id, results)} metrics of {run_id}")
+
+
+@cli.command("train-teacher")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder. [default: the package's own]")
+@click.option("--steps", type=click.IntRange(1), default=None, help="Fewer, for a test.")
+def train_teacher_command(out: Path | None, steps: int | None) -> None:
+    """Make the shipped teacher of the string task anew, with what it costs here.
+
+    \b
+    Example:
+      distill train-teacher --out teachers
+    """
+    from energyd_pipelines.train_teacher import train_teacher
+
+    said = train_teacher(out, steps)
+    click.echo(said)
+
+
+cli.add_command(artifacts)
+
+
+def main() -> None:
+    """The command `distill`."""
+    sys.exit(cli(prog_name="distill"))
+
+
+if __name__ == "__main__":
+    main()

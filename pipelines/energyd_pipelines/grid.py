@@ -1,0 +1,130 @@
+"""Which cells does a study have, in which order do they run, and what came out?"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from energyd_pipelines import processes as proc
+from energyd_pipelines.artifacts.registry import Registry
+from energyd_pipelines.cell import Cell
+from energyd_pipelines.config import Config
+from energyd_pipelines.data import tokenizer_of
+from energyd_pipelines.errors import DistillError
+from energyd_pipelines.identity import must_share_tokens
+from energyd_pipelines.metrics import add_metrics
+from energyd_pipelines.progress import Progress
+from energyd_pipelines.starved import STARVED_ABOVE
+
+
+def run_grid(config: Config, preset: str, folder: Path) -> list[dict[str, Any]]:
+    """Run every cell that is not finished; the results of all. Raises DistillError."""
+    here = proc.begin(config.device, config.threads)
+    say = Progress(quiet=not here.first)
+    try:
+        cells = list(cells_of(config, preset, here.same_path(folder), here, say))
+        for cell in cells:
+            if cell.result is None:
+                _run(cell)
+            here.wait()
+        results = [r for c in cells if (r := c.result) is not None]
+        for line in summary(results):
+            say.done(line)
+        return results
+    finally:
+        proc.end(here)
+
+
+def _run(cell: Cell) -> None:
+    from energyd_pipelines.recipes import RECIPES
+
+    began = time.monotonic()
+    quality = RECIPES[cell.pipeline](cell)
+    cell.trained = None
+    if cell.config.evaluate.lm_eval and cell.processes.first:
+        _add_lm_eval(cell)
+    share = (cell.result or {}).get("starved_share")
+    starved = f"  STARVED: {share:.0%} of student.train near idle" if share and share > STARVED_ABOVE else ""
+    spared = "".join(f"  reused {s['stage']}" for s in cell.saved)
+    cell.say.done(
+        f"{cell.name:<14} seed {cell.seed}  exact match {quality.exact_match:.3f}  nll {quality.nll:.3f}"
+        f"  {time.monotonic() - began:5.1f} s{spared}{starved}"
+    )
+
+
+def _add_lm_eval(cell: Cell) -> None:
+    """Figures of the result file that the configuration names, to the run that just ended."""
+    names = {"student": cell.student.name, "pipeline": cell.pipeline, "seed": cell.seed}
+    result = cell.result
+    assert result is not None
+    add_metrics(result["run_ids"][-1], Path(cell.config.evaluate.lm_eval.format(**names)))
+
+
+def cells_of(
+    config: Config, preset: str, folder: Path, here: proc.Processes, say: Progress
+) -> Iterator[Cell]:
+    """Seed by seed, size by size, pipeline by pipeline: an interrupted study has whole comparisons."""
+    tokenizer = tokenizer_of(config.data, config.students[0].ref)
+    for student in config.students:
+        must_share_tokens(student, "student", tokenizer.hash)
+    registry = Registry(config.reuse.root)
+    if os.environ.get("ENERGYD_RUN_ID") and here.first:
+        say.done("ENERGYD_RUN_ID is set: all cells join that run, and no study can tell them apart")
+    for seed in config.seeds:
+        for student in config.students:
+            for pipeline in config.pipelines:
+                where = folder / f"{pipeline}-{student.name}-{seed}"
+                yield Cell(config, preset, pipeline, student, seed, where, tokenizer, registry, here, say)
+
+
+def summary(results: list[dict[str, Any]]) -> Iterator[str]:
+    """Mean exact match by pipeline and size, and what reuse spared."""
+    pipelines = list(dict.fromkeys(r["pipeline"] for r in results))
+    students = list(dict.fromkeys(r["student"] for r in results))
+    yield ""
+    yield "exact match   " + "".join(f"{s:>10}" for s in students)
+    for pipeline in pipelines:
+        row = f"{pipeline:<14}"
+        for student in students:
+            of = [r["exact_match"] for r in results if (r["pipeline"], r["student"]) == (pipeline, student)]
+            row += f"{fmean(of):>10.3f}" if of else f"{'':>10}"
+        yield row
+    saved = [s for r in results for s in r["saved"]]
+    if saved:
+        yield ""
+    for stage in dict.fromkeys(s["stage"] for s in saved):
+        of_stage = [s for s in saved if s["stage"] == stage]
+        known = [s["total_j"] for s in of_stage if s["total_j"] is not None]
+        worth = (
+            f"{sum(known):.4g} J ({of_stage[0]['origin']})"
+            if len(known) == len(of_stage)
+            else "unknown energy"
+        )
+        yield f"reused {stage}: {len(of_stage)} × not made again, which saved {worth}"
+
+
+def new_folder(config: Config) -> Path:
+    """A folder for this execution of a study."""
+    base = Path(config.out) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{config.hash[:4]}"
+    found, n = base, 1
+    while found.exists():
+        n += 1
+        found = base.with_name(f"{base.name}-{n}")
+    return found
+
+
+def newest_folder(config: Config) -> Path:
+    """The newest execution of this very configuration. Raises DistillError if there is none."""
+    found = sorted(
+        Path(config.out).glob(f"{config.name}-*-{config.hash[:4]}*"), key=lambda p: p.stat().st_mtime
+    )
+    if not found:
+        raise DistillError(
+            f"nothing to resume: no execution of {config.name} with these settings", where=config.out,
+            cure="the same words as then, or without --resume",
+        )  # fmt: skip
+    return found[-1]

@@ -1,0 +1,264 @@
+"""Does the true-shape study measure what it says, go on where it stopped, and count as it says?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from bench import overhead_gpu
+from bench.h100 import page, poster
+from bench.h100.figures import Kind, Value
+from energyd_pipelines import h100, h100_config, h100_teacher, h100_windows, starved
+from energyd_pipelines.errors import DistillError
+from energyd_pipelines.examples import Counts
+from energyd_pipelines.h100_windows import Variant, Work
+from energyd_pipelines.logit_cache import LogitCache
+
+if TYPE_CHECKING:
+    from fake_nvml.build import FakeNvml
+
+BENCH = Path(__file__).parent
+QUICK = ("pretend=true", "window_s=0.05", "idle_s=0", "repeats=1", "examples=8", "length=32", "labels=8")
+
+
+@pytest.fixture(autouse=True)
+def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENERGYD_DISABLE", "1")
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "windows.jsonl").read_text().splitlines()]
+
+
+def script(name: str, *options: str, env: dict[str, str]) -> str:
+    env = {
+        **env,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": "1",
+    }
+    env.pop("ENERGYD_DISABLE", None)
+    command = [sys.executable, str(BENCH / name), *options]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_piece_beside_a_daemon_becomes_a_page_with_energies_from_its_store(
+    fake_nvml: FakeNvml, tmp_path: Path
+) -> None:
+    words = ("part=students", "pretend=true", "window_s=0.2", "repeats=1", "modes=[sft]")
+    places = ("--out", str(tmp_path / "o"), "--cache", str(tmp_path / "c"))
+    script("h100_study.py", "run", *places, *words, env=fake_nvml.env)
+    (archive,) = (tmp_path / "o").iterdir()
+    assert archive.stat().st_size < 1_000_000
+    text = script("h100_study.py", "report", str(tmp_path / "o"), env=fake_nvml.env)
+    (row,) = [line for line in text.splitlines() if line.startswith("| tiny sft |")]
+    cells = [cell.strip() for cell in row.split("|")]
+    watts, j_label = float(cells[3]), float(cells[6])
+    low, high = 120, 640  # of the curve that the fake library plays
+    assert low <= watts <= high
+    assert j_label > 0
+    assert "Fake H100" in text
+
+
+def test_every_part_measures_its_variants_and_the_teachers_cache_is_the_students(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in ("teacher", "eager", "students"):
+        assert h100.run([*QUICK, f"part={part}", f"out={tmp_path}", "batches=4"]) == 0
+    found = {line["variant"]: line for line in lines(tmp_path)}
+    assert not any(line.get("error") for line in found.values())
+    assert {v for v in found if v.split()[1] != "prerun"} == {
+        "tiny logits", "tiny graph 4", "tiny eager 4", "tiny sft", "tiny kd", "tiny evaluate", "tiny starved",
+    }  # fmt: skip
+    assert found["tiny kd"]["cache_by"] == "teacher"
+    cache = LogitCache.open(tmp_path / "cache")
+    assert (cache.n_examples, cache.k) == (8, 8)
+    sft, logits, graph = found["tiny sft"], found["tiny logits"], found["tiny graph 4"]
+    assert sft["positions"] == sft["steps"] * 4 * 32
+    assert 0 < sft["label"] < sft["positions"]
+    assert "label" not in graph
+    assert graph["generated"] == graph["steps"] * 4 * 8
+    assert graph["positions"] > graph["generated"]
+    assert logits["label_per_s"] * logits["seconds"] == pytest.approx(logits["label"])
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*QUICK, "part=students", "modes=sft,evaluate", f"out={tmp_path}"]
+    (tmp_path / "windows-before.jsonl").write_text(
+        json.dumps({"variant": "tiny sft", "repeat": 0}) + "\n"
+        + json.dumps({"variant": "tiny evaluate", "repeat": 0, "error": "OutOfMemoryError: x"}) + "\n"
+    )  # fmt: skip
+    assert h100.run(words) == 0
+    assert [line["variant"] for line in lines(tmp_path)] == ["tiny evaluate"]
+    assert h100.run(words) == 0
+    assert len(lines(tmp_path)) == 1
+
+
+def piece(tmp_path: Path, **settings: Any) -> h100_config.Piece:
+    config = h100_config.load(["pretend=true", "window_s=0", "repeats=2", f"out={tmp_path}"])
+    return h100_config.piece_of(h100_config.replace(config, **settings))
+
+
+def variant(name: str, start: Any) -> Variant:
+    return Variant(name, "student.train", start)
+
+
+def one() -> Iterator[Work]:
+    while True:
+        yield Work(Counts(4, 3, 2))
+
+
+def test_what_fails_is_a_line_with_its_reason_and_the_piece_goes_on(tmp_path: Path) -> None:
+    def fails() -> Iterator[Work]:
+        yield Work(Counts(1, 1, 1))
+        raise MemoryError("no room\nsecond line")
+
+    here = piece(tmp_path)
+    assert h100_windows.rounds(here, [variant("a", one), variant("b", fails)]) == {"b"}
+    found = lines(tmp_path)
+    assert [line.get("error") for line in found if line["variant"] == "b"] == ["MemoryError: no room"]
+    assert [line["label"] for line in found if line["variant"] == "a"] == [2, 2]
+
+
+def test_a_piece_out_of_time_begins_nothing_and_says_what_is_left(tmp_path: Path) -> None:
+    here = piece(tmp_path, minutes=-1)
+    h100_windows.rounds(here, [variant("a", one)])
+    assert here.left == ["a #0", "a #1"]
+    assert not (tmp_path / "windows.jsonl").exists()
+    assert h100.run([*QUICK, "part=students", "modes=sft", "minutes=-1", f"out={tmp_path}"]) == h100.AGAIN
+
+
+def test_where_no_graph_can_be_recorded_the_static_cache_alone_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = h100_teacher.generate
+
+    def without_graphs(*given: Any, graph: bool, **named: Any) -> Any:
+        if graph:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return true(*given, graph=graph, **named)
+
+    monkeypatch.setattr(h100_teacher, "generate", without_graphs)
+    assert h100.run([*QUICK, "part=generate", "batches=4", f"out={tmp_path}"]) == 0
+    found = [
+        (line["variant"], bool(line.get("error")))
+        for line in lines(tmp_path)
+        if "prerun" not in line["stage"]
+    ]
+    assert found == [("tiny graph 4", True), ("tiny static 4", False)]
+
+
+def test_unknown_words_get_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DistillError, match="unknown key windows_s"):
+        h100.run(["windows_s=3"])
+    with pytest.raises(DistillError, match="part is 'student'"):
+        h100.run(["part=student"])
+
+
+NO_DOUBT = {"u_total_j": None, "u_random_j": None}
+
+
+def kind(name: str, stage: str, unit: str, j_per: float, *, starve: float = 0.0, **facts: Any) -> Kind:
+    """Two windows of exactly that many joules a token."""
+    windows = [
+        {unit: 1000 * n, "positions": 3000 * n if unit == "label" else 1000 * n, "seconds": 10.0,
+         "energy": {"total_j": j_per * 1000 * n, "gpu_j": 5000.0, "seconds": 10.0, **NO_DOUBT},
+         "starved": starved.Starved(share=starve)}
+        for n in (1, 2)
+    ]  # fmt: skip
+    return Kind(name, {"stage": stage, **facts}, windows)
+
+
+def test_the_page_counts_as_the_posters_formula_does() -> None:
+    kinds = {
+        k.name: k
+        for k in (
+            kind("1b sft", "student.train", "positions", 0.012),
+            kind("1b kd", "student.train", "label", 0.036),  # 0.012 a position: as much as SFT
+            kind("1b starved", "student.train", "label", 0.2, starve=0.6),
+            kind("32b logits", "teacher.logits", "positions", 0.09),
+            kind("32b eager 8", "teacher.generate", "generated", 3.0, batch=8, how="eager"),
+            kind("32b graph 64", "teacher.generate", "generated", 0.36, batch=64, how="graph"),
+        )
+    }
+    assert poster.best_generation(kinds) is kinds["32b graph 64"]
+    assert poster.kwh(kinds["32b logits"], "positions", 199e6).mean == pytest.approx(199e6 * 0.09 / 3.6e6)
+    text = page.thresholds(kinds)
+    # The cache takes 4.975 kWh. SFT at 6.3 kWh / 0.026 J a position: 2.908 kWh; KD of 70 M labels: 0.7 kWh.
+    saving = 6.3 * 0.012 / 0.026 - 0.7
+    assert f"| {11 / 1.1:.1f} | {4.975 / saving:.2g} (" in text
+    assert "| never |" in text  # at equal tokens nothing is saved
+    # Generation: 9.94 M at 0.36 J is 0.994 kWh; synthetic students save as SFT does, by 6.3 - 5.35 kWh.
+    assert f"{0.994 / (0.95 * 0.012 / 0.026):.2g} (" in text
+    assert "is caught by the STARVED flag (down" in page.steps(kinds)
+    assert f"{5.74 / (5.38e6 * 0.36 / 3.6e6):.2f}" in page.logged(kinds)
+    assert "| 8 | 3 ± 0 (150) | – |" in page.generation(kinds)
+
+
+@pytest.mark.parametrize(
+    ("saving", "wanted"),
+    [(Value(2.0, 0.5), "5 (4 to 6.7)"), (Value(1.0, 2.0), "10, inside noise (from 3.3, no upper bound)"),
+     (Value(-1.0, 0.5), "never"), (Value(-1.0, 2.0), "never, or inside noise"), (Value(None), "–")],
+)  # fmt: skip
+def test_a_break_even_has_an_interval_or_says_that_there_is_none(saving: Value, wanted: str) -> None:
+    assert poster.break_even(Value(10.0), saving) == wanted
+
+
+def test_the_overheads_ratio_is_that_of_paired_rounds_with_a_bootstrap_interval() -> None:
+    dice = np.random.default_rng(1)
+    drift = 1 + 0.2 * np.sin(np.arange(40))  # common to a round: it must not widen the interval
+    bare = 0.2 * drift * (1 + 0.001 * dice.standard_normal(40))
+    measured = 0.2004 * drift * (1 + 0.001 * dice.standard_normal(40))
+    middle, low, high = overhead_gpu.ratio(measured, bare)
+    assert low < middle < high
+    assert middle == pytest.approx(1.002, abs=5e-4)
+    assert high - low < 0.0015
+
+
+def test_the_overheads_page_joins_calls_and_judges_the_upper_bound() -> None:
+    def raw(seed: int, times: float) -> dict[str, Any]:
+        dice = np.random.default_rng(seed)
+        steps = 0.2 * (1 + 0.002 * dice.standard_normal((3, 40, 5)))
+        by_kind = dict(
+            zip(overhead_gpu.KINDS, (steps * np.array([1, 1, times])[:, None, None]).tolist(), strict=True)
+        )
+        return {
+            "machine": "m", "cores": 2, "torch": "t", "began": "d", "seconds": 1.0, "step": "s", "steps": 5,
+            "s_per_step": by_kind, "stored": (5, 5), "limit": 1.003,
+        }  # fmt: skip
+
+    text = overhead_gpu.page([raw(1, 1.0), raw(2, 1.0)])
+    assert "80 rounds of 3 blocks" in text
+    assert "| measured | 2" in text
+    assert "| 400 |" in text
+    assert text.count(", below 1.003") == 2
+    assert overhead_gpu.page([raw(1, 1.01)]).count("NOT below 1.003") == 2
+
+
+def test_the_published_page_is_what_its_stores_say() -> None:
+    results = BENCH.parents[1] / "docs" / "results"
+    assert page.page(results / "h100-study") == (results / "h100-study.md").read_text().rstrip("\n")
+
+
+@pytest.mark.long
+def test_the_overhead_benchmark_measures_steps_that_reach_the_store(
+    fake_nvml: FakeNvml, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw.json"
+    text = script("overhead_gpu.py", "--pretend", "--rounds", "2", "--block-s", "0.2", "--raw", str(raw),
+                  env=fake_nvml.env)  # fmt: skip
+    found = json.loads(raw.read_text())
+    assert [len(blocks) for blocks in found["s_per_step"].values()] == [2, 2, 2]
+    assert all(len(block) == found["steps"] for blocks in found["s_per_step"].values() for block in blocks)
+    assert found["stored"][1] >= 2 * found["steps"]
+    assert "| measured / bare" in text

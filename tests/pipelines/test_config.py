@@ -1,0 +1,91 @@
+"""Does a configuration say what it means, and what is wrong with it?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from energyd_pipelines.config import Config, load, presets
+from energyd_pipelines.errors import DistillError
+
+
+def refused(*words: str, source: str = "tiny") -> str:
+    with pytest.raises(DistillError) as caught:
+        load(source, words)
+    assert caught.value.code == 2
+    assert len(str(caught.value).splitlines()) <= 3
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", [p for p in presets() if p != "h100"])
+def test_every_preset_is_a_study_and_its_name_is_in_the_runs_folder(name: str) -> None:
+    config = load(name)
+    assert name.endswith(config.name)
+    needs_teacher = {"kd", "synthetic"} & set(config.pipelines)
+    assert (config.teacher is not None) == bool(needs_teacher)
+
+
+def test_dotted_words_override_what_the_file_says() -> None:
+    config = load(
+        "tiny", ["train.steps=300", "students.0.width=32", "kd.tau=2", "seeds=[0, 1]", "train.lr=5e-3"]
+    )
+    assert (config.train.steps, config.students[0].width, config.kd.tau) == (300, 32, 2.0)
+    assert (config.seeds, config.train.lr) == ((0, 1), 0.005)
+
+
+def test_an_unknown_key_names_its_group_and_the_nearest_one() -> None:
+    said = refused("train.step=300")
+    assert "unknown key train.step" in said
+    assert "did you mean train.steps?" in said
+    assert "unknown key trian" in refused("trian.steps=300")
+
+
+@pytest.mark.parametrize(
+    ("word", "cure"),
+    [
+        ("train.steps=many", "a whole number"),
+        ("train.steps=true", "a whole number"),
+        ("train.lr=[1]", "a number"),
+        ("kd.tail=round", "bucket | renorm | none"),
+        ("pipelines=[sft, dpo]", "sft | kd | synthetic"),
+        ("students.9.width=4", "0 to 2"),
+        ("train.steps", "key=value"),
+        ("kd=[", "mend the line"),
+        ("train.bucket=1", "true or false"),
+        ("train.lora.r.x=1", "a whole number"),
+        ("train.stop=to_target", "train.target=0.6"),
+        ("train={optimizer: adafactor, lora: {r: 4}}", "train.optimizer=adamw"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_refused_with_what_it_must_be(word: str, cure: str) -> None:
+    assert cure in refused(word)
+
+
+def test_a_file_without_students_and_a_name_that_is_no_preset_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\n")
+    assert "students is not set" in refused(source=str(file))
+    assert "tiny" in refused(source="tiney")
+    assert "cannot read" in refused(source=str(tmp_path / "none.yaml"))
+
+
+def test_a_saved_configuration_is_the_same_configuration(tmp_path: Path) -> None:
+    import yaml
+
+    config = load("tiny", ["train.steps=300", "train.lora.r=4"])
+    file = tmp_path / "again.yaml"
+    file.write_text(yaml.safe_dump(config.as_dict()))
+    assert load(str(file)) == config
+
+
+def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> None:
+    one = load("tiny")
+    elsewhere = load("tiny", ["out=other", "reuse.root=other", "seeds=[5]"])
+    assert (elsewhere.hash, elsewhere.train_hash) == (one.hash, one.train_hash)
+    other_student = load("tiny", ["students.0.width=32"])
+    assert other_student.hash != one.hash
+    assert other_student.train_hash == one.train_hash
+    for word in ("train.lr=1", "train.lora.r=4", "data.noise=0.1"):
+        assert load("tiny", [word]).train_hash != one.train_hash, word
+    assert isinstance(one, Config)
