@@ -42,9 +42,10 @@ def artifacts() -> None:
     """What teachers made, what it cost, and who reused it.
 
     \b
-    distill artifacts list
-    distill artifacts show 3f2a
-    distill artifacts export 3f2a -o cache.tar
+    Examples:
+      distill artifacts list
+      distill artifacts show 3f2a
+      distill artifacts export 3f2a -o cache.tar
     """
 
 
@@ -53,7 +54,12 @@ def artifacts() -> None:
 @JSON
 @told
 def list_(root: Path, as_json: bool) -> None:
-    """One line each: kind, size, what it cost, by how many runs it was used."""
+    """One line each: kind, size, what it cost, by how many runs it was used.
+
+    \b
+    Example:
+      distill artifacts list
+    """
     found = list(_registry(root).all())
     if as_json:
         click.echo(json.dumps([_summary(a) for a in found], indent=2, ensure_ascii=False))
@@ -78,7 +84,12 @@ def list_(root: Path, as_json: bool) -> None:
 @JSON
 @told
 def show(id: str, root: Path, as_json: bool) -> None:
-    """Everything known of one: specification, files, energy, attempts, parents, uses."""
+    """Everything known of one: specification, files, energy, attempts, parents, uses.
+
+    \b
+    Example:
+      distill artifacts show 3f2a
+    """
     found = _registry(root).get(id)
     whole = {**found.manifest.as_json(), "uses": found.uses(), "uses_n": found.n, "folder": str(found.folder)}
     if as_json:
@@ -95,7 +106,12 @@ def show(id: str, root: Path, as_json: bool) -> None:
 @JSON
 @told
 def verify(ids: tuple[str, ...], root: Path, as_json: bool) -> None:
-    """Compare every byte with the manifest, of all artifacts or those named. Exit 1 if one is damaged."""
+    """Compare every byte with the manifest, of all artifacts or those named. Exit 1 if one is damaged.
+
+    \b
+    Example:
+      distill artifacts verify
+    """
     from energyd_pipelines.artifacts.manifest import problems
 
     registry = _registry(root)
@@ -116,7 +132,12 @@ def verify(ids: tuple[str, ...], root: Path, as_json: bool) -> None:
 @ROOT
 @told
 def export(id: str, output: Path | None, root: Path) -> None:
-    """One tar of it: manifest, card and files, for another machine or a hub."""
+    """One tar of it: manifest, card and files, for another machine or a hub.
+
+    \b
+    Example:
+      distill artifacts export 3f2a -o cache.tar
+    """
     from energyd_pipelines.artifacts import transfer
 
     found = _registry(root).get(id)
@@ -129,7 +150,12 @@ def export(id: str, output: Path | None, root: Path) -> None:
 @JSON
 @told
 def import_(tar: Path, root: Path, as_json: bool) -> None:
-    """Take in an exported tar: every byte checked, its joules marked `reported`."""
+    """Take in an exported tar: every byte checked, its joules marked `reported`.
+
+    \b
+    Example:
+      distill artifacts import cache.tar
+    """
     from energyd_pipelines.artifacts import transfer
 
     found, new = transfer.take_in(_registry(root), tar)

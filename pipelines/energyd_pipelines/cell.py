@@ -23,9 +23,10 @@ from energyd_pipelines.processes import Processes
 from energyd_pipelines.progress import Progress
 
 if TYPE_CHECKING:
-    from energyd_pipelines.artifacts.registry import Registry
+    from energyd_pipelines.artifacts.registry import Artifact, Registry
     from energyd_pipelines.data import Prepared, Tokenizer
     from energyd_pipelines.loop import Trained
+    from energyd_pipelines.production import Site
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Cell:
     attempt: int = 0
     run_ids: list[str] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)  # what reuse spared
+    parents: list[Artifact] = field(default_factory=list)  # the teacher's artifacts that it learnt from
     trained: nn.Module | None = None  # the student, while it is in memory
     outcome: Trained | None = None  # of the training in this attempt
     training: energy.Stage | None = None  # `student.train` of this attempt
@@ -55,6 +57,13 @@ class Cell:
     def name(self) -> str:
         """Of the run, and of the cell's folder without its seed."""
         return f"{self.pipeline}-{self.student.name}"
+
+    @property
+    def site(self) -> Site:
+        """Where the machine stands, for cards."""
+        from energyd_pipelines.production import Site
+
+        return Site(**asdict(self.config.site))
 
     @property
     def checkpoint(self) -> Path:
@@ -111,6 +120,10 @@ class Cell:
         for name, value in quality.groups.items():
             if name:
                 run.metric(f"exact_match.{name}", value)
+        if self.processes.first:
+            from energyd_pipelines.student_card import write_card
+
+            write_card(self, run.run_id, quality)
         share = self._starved_share()
         if share is not None:
             run.metric("starved_share", share)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from energyd_pipelines.artifacts_cli import artifacts
 from energyd_pipelines.errors import DistillError
 
 # Idle OpenMP threads spin by default, which costs power and, on a shared machine, time (up to 17 times as
@@ -34,10 +35,11 @@ def cli() -> None:
     """What does it cost to make a small model as good as a large one has taught it to be?
 
     \b
-    distill run                        three sizes, three pipelines, about two minutes on two cores
-    distill run tiny --seeds 3 train.steps=300
-    distill run mine.yaml --resume     go on where it was killed
-    distill artifacts list             what teachers made, what it cost, who used it
+    Examples:
+      distill run                      three sizes, three pipelines, two to three minutes on two cores
+      distill run tiny --seeds 3 train.steps=300
+      distill run mine.yaml --resume   go on where it was killed
+      distill artifacts list           what teachers made, what it cost, who used it
     """
 
 
@@ -137,11 +139,11 @@ def train_teacher_command(out: Path | None, steps: int | None) -> None:
     click.echo(said)
 
 
+cli.add_command(artifacts)
+
+
 def main() -> None:
     """The command `distill`."""
-    from energyd_pipelines.artifacts_cli import artifacts
-
-    cli.add_command(artifacts)
     sys.exit(cli(prog_name="distill"))
 
 

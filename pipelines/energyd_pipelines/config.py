@@ -150,6 +150,15 @@ class ReuseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiteConfig:
+    """Where the machine stands: what turns joules into grams on cards. Not known is never guessed."""
+
+    region: str | None = None  # ISO 3166, such as CA-QC
+    grid_g_per_kwh: float | None = None  # g CO2eq
+    pue: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A study: pipelines × students × seeds over one data set, by one training configuration."""
 
@@ -168,6 +177,7 @@ class Config:
     prerun: PrerunConfig = field(default_factory=PrerunConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
+    site: SiteConfig = field(default_factory=SiteConfig)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, defaults too, as YAML and JSON can hold it."""
@@ -177,9 +187,8 @@ class Config:
     @property
     def hash(self) -> str:
         """Of what decides the results: all but where things lie and why something was made again."""
-        return digest(
-            {k: v for k, v in self.as_dict().items() if k not in ("out", "reuse", "seeds", "pipelines")}
-        )
+        aside = ("out", "reuse", "site", "seeds", "pipelines")
+        return digest({k: v for k, v in self.as_dict().items() if k not in aside})
 
     @property
     def train_hash(self) -> str:

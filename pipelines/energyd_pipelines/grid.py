@@ -15,6 +15,7 @@ from energyd_pipelines.cell import Cell
 from energyd_pipelines.config import Config
 from energyd_pipelines.data import tokenizer_of
 from energyd_pipelines.errors import DistillError
+from energyd_pipelines.identity import must_share_tokens
 from energyd_pipelines.metrics import add_metrics
 from energyd_pipelines.progress import Progress
 from energyd_pipelines.starved import STARVED_ABOVE
@@ -68,6 +69,8 @@ def cells_of(
 ) -> Iterator[Cell]:
     """Seed by seed, size by size, pipeline by pipeline: an interrupted study has whole comparisons."""
     tokenizer = tokenizer_of(config.data, config.students[0].ref)
+    for student in config.students:
+        must_share_tokens(student, "student", tokenizer.hash)
     registry = Registry(config.reuse.root)
     if os.environ.get("ENERGYD_RUN_ID") and here.first:
         say.done("ENERGYD_RUN_ID is set: all cells join that run, and no study can tell them apart")

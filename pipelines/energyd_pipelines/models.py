@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from energyd_pipelines.config import ModelConfig, TrainConfig, digest
+from energyd_pipelines.config import ModelConfig, TrainConfig
 from energyd_pipelines.errors import DistillError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -137,46 +135,3 @@ def reload(folder: Path, train: TrainConfig, device: torch.device) -> nn.Module:
         ) from error  # fmt: skip
     found: nn.Module = model.to(device).eval()
     return found
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What tells a model's content apart, without loading it."""
-
-    weights_hash: str
-    tokenizer_hash: str | None  # None: it has none of its own
-
-
-def identity_of(wanted: ModelConfig) -> Identity:
-    """By its manifest, the hub's commit, the bytes of its folder, or the seed of random weights."""
-    if wanted.ref.startswith("builtin:"):
-        from energyd_pipelines.builtin import manifest_of
-
-        manifest = manifest_of(wanted.ref)
-        return Identity(manifest["weights"]["sha256"], manifest["tokenizer_hash"])
-    if wanted.weights == "random" or wanted.ref == "decoder":
-        return Identity(f"random {digest(asdict(wanted))}", None)
-    folder = Path(wanted.ref)
-    if folder.is_dir():
-        found = hashlib.sha256()
-        for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".json")):
-            with path.open("rb") as file:
-                found.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        weights = found.hexdigest()
-        has_tokenizer = any((folder / n).exists() for n in ("tokenizer.json", "tokenizer_config.json"))
-    else:
-        from transformers import AutoConfig
-
-        try:
-            weights = str(AutoConfig.from_pretrained(wanted.ref, revision=wanted.revision)._commit_hash)
-        except (OSError, ValueError) as error:
-            raise DistillError(
-                f"no model {wanted.ref}: {_first_line(error)}", where=f"model {wanted.name}",
-                cure="a folder, or a name on the hub",
-            ) from error  # fmt: skip
-        has_tokenizer = True
-    if not has_tokenizer:
-        return Identity(weights, None)
-    from energyd_pipelines.hub_tokenizer import HubTokenizer
-
-    return Identity(weights, HubTokenizer(wanted.ref).hash)

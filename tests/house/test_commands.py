@@ -15,9 +15,12 @@ import click
 import pytest
 
 from energyd.cli import main as energyd
+from energyd_pipelines.cli import cli as distill
 from energyq.commands import cli as energyq
 
-HEAVY = ("duckdb", "zmq", "rich", "numpy", "pynvml", "msgspec", "codecarbon", "subprocess", "asyncio")
+HEAVY = (
+    "duckdb", "zmq", "rich", "numpy", "pynvml", "msgspec", "codecarbon", "subprocess", "asyncio", "torch",
+)  # fmt: skip
 
 
 def walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -28,7 +31,7 @@ def walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[
             yield from walk(one, (*path, name))
 
 
-ALL = [*walk(energyd, ("energyd",)), *walk(energyq, ("energyq",))]
+ALL = [*walk(energyd, ("energyd",)), *walk(energyq, ("energyq",)), *walk(distill, ("distill",))]
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=[" ".join(path) for path, _ in ALL])
@@ -48,9 +51,12 @@ def test_every_commands_help_has_an_example_of_it_that_it_would_take(
         assert used - known == set(), line
 
 
-@pytest.mark.parametrize("program", ["energyd", "energyq"])
-def test_help_imports_nothing_heavy(program: str) -> None:
-    code = f"import sys; sys.argv = ['{program}', '--help']\nfrom {program}.cli import main\n"
+@pytest.mark.parametrize(
+    ("program", "package"),
+    [("energyd", "energyd"), ("energyq", "energyq"), ("distill", "energyd_pipelines")],
+)
+def test_help_imports_nothing_heavy(program: str, package: str) -> None:
+    code = f"import sys; sys.argv = ['{program}', '--help']\nfrom {package}.cli import main\n"
     code += "try: main()\nexcept SystemExit: pass\nprint(sorted(sys.modules), file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

@@ -47,7 +47,7 @@ def artifacts(folder: Path) -> list[str]:
         (("pipelines=[kd]", "kd.k=41"), 2, "kd.k is 41, the vocabulary has 40 tokens"),
         (("pipelines=[kd]", "teacher=null"), 2, "needs a teacher"),
         (("pipelines=[synthetic]", "teacher.ref=builtin:other"), 2, "is shipped"),
-        (("students.0.ref=/nowhere/model", "pipelines=[sft]"), 1, "no model"),
+        (("students.0.ref=/nowhere/model", "pipelines=[sft]"), 1, "no tokenizer"),
         (("device=cuda",), 2, "no CUDA device"),
         (("train.batch=65",), 2, "fewer than one batch"),
         (("--resume",), 1, "nothing to resume"),
@@ -111,6 +111,8 @@ def test_a_teacher_of_another_tokenizer_is_refused_and_one_of_the_same_is_not(un
     )  # fmt: skip
     said = refused(*words, "teacher={name: T, ref: other}")
     assert "another tokenizer than the data" in said
+    said = refused(*words, "data.tokenizer=other", "pipelines=[sft]")
+    assert "student S has another tokenizer" in said
     assert artifacts(unmeasured) == []
     code, said = distill("run", "quick", *SMALLEST, *words, "teacher={name: T, ref: student}")
     assert code == 0, said
@@ -156,7 +158,8 @@ def test_training_to_a_target_stops_at_the_first_evaluation_that_reaches_it(unme
     words += ("train.metric=nll",)
     results = []
     for target in (100.0, 0.0):  # nats: less is better
-        assert distill("run", "quick", *SMALLEST, *words, f"train.target={target}", f"out=to-{target}")[0] == 0
+        code, said = distill("run", "quick", *SMALLEST, *words, f"train.target={target}", f"out=to-{target}")
+        assert code == 0, said
         found = json.loads(next(unmeasured.glob(f"to-{target}/*/*/result.json")).read_text())
         results.append((found["training"]["steps"], found["training"]["reached"]))
     assert results == [(4, True), (12, False)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from energyd_pipelines.batches import Schedule
 from energyd_pipelines.config import load
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 SMALLEST = (
     "students=[{name: S, width: 16, layers: 1, heads: 2}]", "data.n=96", "data.n_eval=20", "train.batch=16",
     "train.steps=12", "train.group_steps=6", "train.eval_every=6", "prerun.idle_s=0.05",
+    "site={grid_g_per_kwh: 30, pue: 1.1}",
 )  # fmt: skip
 
 
@@ -91,6 +93,7 @@ def test_a_study_is_measured_stage_by_stage_and_the_next_one_asks_no_teacher(pla
     four_kinds_of_tokens_are_counted_and_none_is_another(place)
     quality_is_in_the_store_and_beside_the_student(place)
     a_break_even_can_be_asked_of_that_store(place)
+    every_student_has_a_card_with_what_it_and_its_teachers_work_took(place)
     what_lm_eval_found_is_added_to_a_run_that_has_ended(place)
     a_second_study_asks_no_teacher_counts_its_uses_and_says_what_that_saved(place)
 
@@ -124,7 +127,7 @@ def labels_say_all_that_comparisons_need(place: Place) -> None:
 def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
     rows = place.daemon.query(
         "SELECT r.name, s.stage, c.unit, c.own_n AS n FROM counts c"
-        " JOIN stage_totals s USING (run_id, stage_id) JOIN runs r USING (run_id)"
+        " JOIN stage_totals s USING (run_id, stage_id) JOIN runs r USING (run_id) WHERE c.own_n IS NOT NULL"
     )
     counted = {(r["name"], r["stage"], r["unit"]): int(r["n"]) for r in rows}
     cached = json.loads(next(place.folder.glob("artifacts/logits/*/manifest.json")).read_text())
@@ -167,6 +170,20 @@ def a_second_study_asks_no_teacher_counts_its_uses_and_says_what_that_saved(plac
         "SELECT artifact_id, count(DISTINCT run_id) AS n FROM artifact_uses GROUP BY ALL"
     )
     assert [row["n"] for row in counted] == [2, 2]
+
+
+def every_student_has_a_card_with_what_it_and_its_teachers_work_took(place: Place) -> None:
+    student = next(place.folder.glob("runs/*/kd-S-0/student"))
+    card, manifest = (student / "README.md").read_text(), json.loads((student / "manifest.json").read_text())
+    (run,) = place.runs("kd-S")
+    cost = {s["stage"]: s["total_j"] for s in place.stages(run["run_id"]) if s["depth"] == 0}
+    assert manifest["production"]["total_j"] == pytest.approx(cost["student.train"], rel=1e-6)
+    (parent,) = manifest["parents"]
+    assert parent["total_j"] == pytest.approx(cost["teacher.logits"], rel=1e-6)
+    grams = manifest["production"]["total_j"] / 3.6e6 * 30 * 1.1
+    hub = yaml.safe_load(card.split("---")[1])["co2_eq_emissions"]
+    assert hub["emissions"] == pytest.approx(grams, rel=1e-5)
+    assert hub["training_type"] == "fine-tuning"
 
 
 def what_lm_eval_found_is_added_to_a_run_that_has_ended(place: Place) -> None:

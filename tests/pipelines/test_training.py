@@ -15,6 +15,7 @@ from energyd_pipelines.data import Prepared, prepare
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.evaluate import evaluate
 from energyd_pipelines.generate import generate
+from energyd_pipelines.identity import tokenizer_hash_of
 from energyd_pipelines.losses import ce
 from energyd_pipelines.optimisers import Together, optimiser_of, orthogonal, rate
 from energyd_pipelines.strings_task import CharTokenizer
@@ -186,7 +187,7 @@ def test_a_model_in_a_folder_is_loaded_offline_and_a_wrong_one_is_named(tmp_path
     checkpoints.save_student(tmp_path / "m", saved)
     loaded = model(None, ModelConfig(name="m", ref=str(tmp_path / "m")))
     assert torch.equal(loaded.lm_head.weight, saved.lm_head.weight)
-    assert models.identity_of(ModelConfig(name="m", ref=str(tmp_path / "m"))).tokenizer_hash is None
+    assert tokenizer_hash_of(ModelConfig(name="m", ref=str(tmp_path / "m"))) is None
     with pytest.raises(DistillError, match="no model"):
         model(None, ModelConfig(name="m", ref=str(tmp_path / "nowhere")))
     with pytest.raises(DistillError, match="even multiple"):

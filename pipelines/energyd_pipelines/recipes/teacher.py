@@ -20,6 +20,7 @@ from energyd_pipelines.data_files import read_flat, write_flat
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.examples import Counts, Dataset, Example
 from energyd_pipelines.generate import generate
+from energyd_pipelines.identity import must_share_tokens, weights_hash_of
 from energyd_pipelines.logit_cache import HEAD, CacheWriter, LogitCache
 from energyd_pipelines.teacher_logits import write_logits
 
@@ -110,16 +111,10 @@ def _common(cell: Cell, data: Dataset) -> dict[str, Any]:
         raise DistillError(
             f"pipeline {cell.pipeline} needs a teacher", cure="teacher: {name: …, ref: …}", code=2
         )
-    known = models.identity_of(teacher)
-    if known.tokenizer_hash is not None and known.tokenizer_hash != data.tokenizer_hash:
-        raise DistillError(
-            f"teacher {teacher.name} has another tokenizer than the data: "
-            f"{known.tokenizer_hash[:12]}, not {data.tokenizer_hash[:12]}",
-            cure="a teacher and students of one family, or data.tokenizer of the teacher",
-        )  # fmt: skip
+    must_share_tokens(teacher, "teacher", data.tokenizer_hash)
     return {
         "teacher": teacher.name, "ref": teacher.ref, "revision": teacher.revision,
-        "weights": known.weights_hash,
+        "weights": weights_hash_of(teacher),
         "tokenizer": data.tokenizer_hash, "dataset": data.content_hash, "code": CODE,
         "dtype": "bfloat16" if cell.processes.device.type == "cuda" else "float32",
     }  # fmt: skip
@@ -138,13 +133,14 @@ def _obtain(cell: Cell, run: energy.Run, spec: ArtifactSpec, stage: str, make: A
     reason = cell.config.reuse.regenerate
     if cell.processes.first:
         before = cell.registry.find(spec) if reason is None else None
-        artifact = obtain(run, cell.registry, spec, stage, make, regenerate=reason)
+        artifact = obtain(run, cell.registry, spec, stage, make, regenerate=reason, site=cell.site)
         if before is not None:
             spent = before.manifest.production
             cell.saved.append(
                 {"stage": stage, "artifact": before.id, "total_j": spent.total_j, "origin": spent.origin,
                  "n_uses": artifact.n}
             )  # fmt: skip
+        cell.parents.append(artifact)
     cell.processes.wait()
     if not cell.processes.first:
         found = cell.registry.find(spec)

@@ -1,0 +1,45 @@
+"""What did this student cost, and its teacher's artifacts? A hub's card and a manifest beside its weights."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from energyd_pipelines.artifacts import cards, uses
+from energyd_pipelines.artifacts import manifest as m
+from energyd_pipelines.artifacts.manifest import Manifest
+from energyd_pipelines.artifacts.spec import ArtifactSpec
+from energyd_pipelines.evaluate import Quality
+from energyd_pipelines.production import energy_of, unknown
+
+if TYPE_CHECKING:
+    from energyd_pipelines.cell import Cell
+
+
+def write_card(cell: Cell, run_id: str, quality: Quality) -> None:
+    """Write `README.md` and `manifest.json` into the student's folder; energy is that of `student.train`."""
+    if cell.training is None:  # an earlier attempt trained it; the store has what both took
+        return
+    if cell.attempt > 1:
+        cost = unknown(f"it took {cell.attempt} attempts, the store has their sum", run_id=run_id)
+    else:
+        cost = energy_of(str(cell.training.stage_id), run_id=run_id, site=cell.site)
+    folder = cell.folder / "student"
+    for old in (m.CARD, m.MANIFEST):
+        (folder / old).unlink(missing_ok=True)
+    ref = cell.student.ref
+    spec = ArtifactSpec(
+        kind="student",
+        fields={
+            "student": cell.student.name, "pipeline": cell.pipeline, "seed": cell.seed,
+            "config": cell.config.hash,
+            "base_model": None if ref == "decoder" or cell.student.weights == "random" else ref,
+        },
+    )  # fmt: skip
+    made = Manifest(
+        spec=spec, artifact_id=f"{spec.id}.{secrets.token_hex(4)}", files=m.describe(folder), production=cost,
+        signal={"exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n},
+        parents=tuple(a.as_parent() for a in cell.parents), created=uses.now(),
+    )  # fmt: skip
+    m.write(folder / m.CARD, cards.card(made))
+    m.write(folder / m.MANIFEST, made.text)
