@@ -13,7 +13,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service demo clean
+.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service bench-overhead bench-study screenshots demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,13 @@ bench-service: setup ## how soon is the service there again after kill -9? Root,
 
 screenshots: setup ## how a report looks, light, dark and printed (PAGE=docs/results/poster.html); needs chromium
 	@$(BIN)/python tests/bench/screenshots.py $(PAGE)
+
+bench-overhead: setup ## what measuring adds to a training step; needs an NVIDIA GPU, 8 minutes
+	@$(BIN)/python tests/bench/overhead_gpu.py $(ARGS)
+
+bench-study: setup ## docs/results/h100-study.md from the stores beside it; needs no GPU
+	@$(BIN)/python tests/bench/h100_study.py report docs/results/h100-study > docs/results/h100-study.new
+	@mv docs/results/h100-study.new docs/results/h100-study.md
 
 demo: setup ## three sizes of student, three pipelines: what does distilling cost, when does it pay? (ARGS="quick --seeds 3")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store $(ARGS)
