@@ -12,7 +12,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync demo clean
+.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-overhead bench-study demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,13 @@ bench-same: setup ## is the same load called different? Forty runs on an NVIDIA 
 
 bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; needs an NVIDIA GPU, 2 minutes
 	@$(BIN)/python tests/bench/sync_edges.py $(ARGS)
+
+bench-overhead: setup ## what measuring adds to a training step; needs an NVIDIA GPU, 8 minutes
+	@$(BIN)/python tests/bench/overhead_gpu.py $(ARGS)
+
+bench-study: setup ## docs/results/h100-study.md from the stores beside it; needs no GPU
+	@$(BIN)/python tests/bench/h100_study.py report docs/results/h100-study > docs/results/h100-study.new
+	@mv docs/results/h100-study.new docs/results/h100-study.md
 
 demo: setup ## three sizes of student, three pipelines: what does distilling cost, when does it pay? (ARGS="quick --seeds 3")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store $(ARGS)

@@ -84,6 +84,7 @@ class Training:
 
 def block(training: Training, run: Any, kind: str, steps: int, daemon: Daemon) -> list[float]:
     """Seconds of each step."""
+    import energyd_client
 
     def step() -> None:
         if kind == "measured":
@@ -96,7 +97,8 @@ def block(training: Training, run: Any, kind: str, steps: int, daemon: Daemon) -
     for _ in range(SETTLE_STEPS):
         step()
     if kind != "measured":
-        daemon.signal(signal.SIGSTOP)  # now, when the block before is acknowledged
+        energyd_client.flush(2)  # all is acknowledged by now: else the client would take the stop for an end
+        daemon.signal(signal.SIGSTOP)
     times = []
     training.wait()
     began = time.perf_counter()

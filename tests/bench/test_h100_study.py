@@ -63,7 +63,7 @@ def test_a_piece_beside_a_daemon_becomes_a_page_with_energies_from_its_store(
     text = script("h100_study.py", "report", str(tmp_path / "o"), env=fake_nvml.env)
     (row,) = [line for line in text.splitlines() if line.startswith("| tiny sft |")]
     cells = [cell.strip() for cell in row.split("|")]
-    watts, j_label = float(cells[3]), float(cells[6])
+    watts, j_label = float(cells[3].split()[0]), float(cells[6].split()[0])
     low, high = 120, 640  # of the curve that the fake library plays
     assert low <= watts <= high
     assert j_label > 0
@@ -239,8 +239,7 @@ def test_the_overheads_page_joins_calls_and_judges_the_upper_bound() -> None:
 
     text = overhead_gpu.page([raw(1, 1.0), raw(2, 1.0)])
     assert "80 rounds of 3 blocks" in text
-    assert "| measured | 2" in text
-    assert "| 400 |" in text
+    assert len([line for line in text.splitlines() if line.endswith("| 400 |")]) == 3
     assert text.count(", below 1.003") == 2
     assert overhead_gpu.page([raw(1, 1.01)]).count("NOT below 1.003") == 2
 

@@ -206,8 +206,9 @@ def thresholds(kinds: dict[str, Kind]) -> str:
         # Fewer positions of the same work: one figure times their difference, not two independent ones.
         fewer = (budget or 0.0) - (poster.STUDENTS["synthetic"].tokens[i] or 0.0)
         theirs = [poster.STUDENTS[p].kwh[i] for p in ("sft", "kd", "synthetic")]
+        once = " *" if min(len(sft.windows), len(kd.windows)) < 2 else ""
         rows.append(
-            f"| {size} | {poster.TEACHER['kd'][1] / (theirs[0] - theirs[1]):.1f} "
+            f"| {size}{once} | {poster.TEACHER['kd'][1] / (theirs[0] - theirs[1]):.1f} "
             f"| {poster.break_even(cache, a_pass)} | {poster.break_even(cache, equal)} "
             f"| {poster.TEACHER['synthetic'][1] / (theirs[0] - theirs[2]):.1f} "
             f"| {poster.break_even(answers, cost(sft, 'positions', fewer))} |"
@@ -222,6 +223,7 @@ def thresholds(kinds: dict[str, Kind]) -> str:
             "shows), the cache one pass; synthetic students at their budget, generation at our best batch.",
             "`equal`: KD sees as many positions as SFT. Whether fewer tokens suffice is a question of",
             "quality, which is not answered here. What all windows of a board have in common cancels.",
+            "*: one window a kind, how repeats differ is not in its intervals.",
             "",
             "| size | KD, poster | KD, as budgeted | KD, equal | synthetic, poster | … as budgeted |",
             "|---|---|---|---|---|---|",
