@@ -60,6 +60,11 @@ def main() -> None:
 @click.option(
     "--listen", help="To be watched from other machines, such as tcp://10.0.0.5:7411 (keys: energyd keys)."
 )
+@click.option("--lake", metavar="URL", help="Ship sealed hours there: a folder, or s3://BUCKET/PREFIX.")
+@click.option("--lake-keys", metavar="FILE", help="Its credentials, mode 0600; else the environment's.")
+@click.option("--ship", metavar="raw|1s", help="All samples, or one a second. [default: raw]")
+@click.option("--ship-each", metavar="hour|day", help="How often. [default: hour]")
+@click.option("--outbox", metavar="SIZE", help="What may wait for a lake that is away. [default: 10GB]")
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
 def start(store: Path | None, file: Path | None, foreground: bool, **flags: Any) -> None:
     """Start the daemon; returns when it is ready.
