@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _EXIT = {
     "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
-    "FactorsMissing": 78,
+    "FactorsMissing": 78, "LakeUnusable": 78, "LakeForbidden": 5, "LakeAway": 75,
 }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Lake(Protocol):
     def read(self, key: str) -> bytes | None:
         """The content of a name; None if there is none. Raises LakeError."""
 
-    def keys(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
         """Every name there is, of segments and hosts. Raises LakeError."""
 
 
@@ -101,7 +101,7 @@ class FolderLake:
             except FileNotFoundError:
                 return None
 
-    def keys(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
         """As Lake has it."""
         with self._explained(self._root):
             self._is_there()
@@ -196,7 +196,7 @@ class S3Lake:
             except FileNotFoundError:
                 return None
 
-    def keys(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
         """As Lake has it."""
         with self._explained(""):
             for part in (*TABLES, HOSTS):

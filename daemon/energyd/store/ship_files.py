@@ -24,6 +24,7 @@ from energyd.store.lake import LakeError, LakeRefused, LakeTaken, Segment, addre
 from energyd.store.lake_files import Lake, open_lake
 from energyd.store.lake_keys import read_keys
 from energyd.store.lake_thin import thin_segment
+from energyd.store.lake_told import fingerprint, told_by
 from energyd.store.outbox import THINNED, Outbox, Waiting
 from energyd.store.sums import altered
 
@@ -98,8 +99,14 @@ def _ship_one(order: Order, outbox: Outbox, lake: Lake, waiting: Waiting, done: 
 
 def _tell(order: Order, lake: Lake, until_hour: int, done: Outcome) -> None:
     """Say who we are, how far we have shipped, and how our wall clock goes by the lake's."""
-    facts = {**order.about, "host": order.host, "shipped_until_hour": until_hour}
     key = host_file(order.host)
+    before = told_by(lake, key)
+    facts = {
+        **order.about,
+        "host": order.host,
+        "shipped_until_hour": max(until_hour, before.get("shipped_until_hour", 0)),
+        "schemas": sorted({*before.get("schemas", ()), fingerprint()}),
+    }
     done.clock_s, done.clock_doubt_s = lake.tell(key, json.dumps(facts))
     clock = {"clock_s": done.clock_s, "clock_doubt_s": done.clock_doubt_s, "told_s": time.time()}
     lake.tell(key, json.dumps(facts | clock))
