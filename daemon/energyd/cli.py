@@ -22,7 +22,7 @@ try:
 except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
-from energyd import cli_service, everyday
+from energyd import cli_lake, cli_service, everyday
 from energyd.asking import ask_status, endpoint_of, holder_of, store_option
 from energyd.config import ENV_CARBON, ENV_PRICE
 from energyd.exits import ABSENT, CONFIG, DEGRADED, FAILED, PERMISSION, TRY_AGAIN, fail
@@ -274,7 +274,7 @@ def version() -> None:
     click.echo(f"energyd {__version__} (protocol {VERSION})")
 
 
-for each in (*cli_service.COMMANDS, everyday.run, everyday.mark, everyday.record):
+for each in (*cli_service.COMMANDS, *cli_lake.COMMANDS, everyday.run, everyday.mark, everyday.record):
     main.add_command(each)
 
 

@@ -56,7 +56,7 @@ class LakeReader(Reader):
         except LakeError as error:
             raise LakeUnusable(str(error)) from error
         except duckdb.Error as error:
-            raise _explained(self._url, error) from error
+            raise explained(self._url, error) from error
         return parts
 
     def views(self) -> list[tuple[str, str, str, str, str]]:
@@ -230,7 +230,7 @@ def _ledger_hosts(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
     return {host: json.loads(facts) for host, facts in rows}
 
 
-def _explained(url: str, error: duckdb.Error) -> ReadError:
+def explained(url: str, error: duckdb.Error) -> ReadError:
     """DuckDB's error about a lake as one of ours, without an address of its own making."""
     text = str(error)
     if "password authentication failed" in text or "no password supplied" in text:
