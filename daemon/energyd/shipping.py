@@ -1,7 +1,7 @@
 """When are sealed segments shipped to the lake, and how does that stand? A thread, off unless asked for.
 
 It links what was sealed into the outbox and has a child process (`store/ship_files.py`) send it. A lake that
-is away costs a link a file; it is tried again after 30 s, then ever later, up to 10 minutes.
+is away costs a link a file; it is tried again after 5 s, then ever later, up to 10 minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from energyd_client.version import __version__
 log = logging.getLogger("energyd")
 
 STEP_S: Final = 1.0
-RETRY_S: Final = 30.0
+RETRY_S: Final = 5.0
 """After which a lake that was away is asked again, at first; then twice as long each time."""
 MOST_RETRY_S: Final = 600.0
 

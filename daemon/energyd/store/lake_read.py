@@ -68,6 +68,9 @@ class LakeReader(Reader):
     def _load(self) -> Parts:
         keys = read_keys(self._keys_file)
         if self.is_ledger:
+            # PostgreSQL's extension wants a place for secrets; one that goes with this reader.
+            self._con.execute("SET allow_persistent_secrets = true")
+            self._con.execute(f"SET secret_directory = {quoted(self._scratch.name)}")
             attach_ledger(self._con, self._url, keys, read_only=True)
             hosts = _ledger_hosts(self._con)
             tables = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
@@ -128,6 +131,8 @@ def open_lake_reader(url: str, keys_file: Path | None = None) -> LakeReader:
     try:
         check_ledger(url)
         return LakeReader(url, keys_file)
+    except LakeRefused as error:
+        raise LakeForbidden(str(error)) from error
     except LakeError as error:
         raise LakeUnusable(str(error)) from error
 
