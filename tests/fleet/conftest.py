@@ -92,17 +92,22 @@ def fleet_python() -> str:
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A PostgreSQL server on this machine."""
-    found = shutil.which("initdb") or next(
-        (str(p) for p in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None
-    )
-    if found is None:
-        pytest.skip("no PostgreSQL here")
-    server = Postgres(Path(found).resolve().parent, tmp_path_factory.mktemp("pg"))
+    server = Postgres(initdb_of(), tmp_path_factory.mktemp("pg"))
     try:
         server.start("127.0.0.1")
         yield server
     finally:
         server.stop()
+
+
+def initdb_of() -> Path:
+    """The folder of PostgreSQL's programs; skips the test where there is none."""
+    found = shutil.which("initdb") or next(
+        (str(p) for p in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None
+    )
+    if found is None:
+        pytest.skip("no PostgreSQL here")
+    return Path(found).resolve().parent
 
 
 class Postgres:

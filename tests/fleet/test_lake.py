@@ -109,11 +109,10 @@ def test_equal_device_numbers_of_two_hosts_are_two_devices(reader: Reader) -> No
 
 
 def test_a_question_of_one_host_or_day_opens_those_files_alone(reader: Reader) -> None:
-    for where in ("host = 'aa'", "day = '2025-11-24' AND host = 'aa'"):
-        rows = reader.sql(f"EXPLAIN ANALYZE SELECT sum(cum_uj) FROM samples WHERE {where}").fetchall()
-        assert "Scanning Files: 1/2" in rows[0][1], rows[0][1]
-    rows = reader.sql("EXPLAIN ANALYZE SELECT sum(cum_uj) FROM samples WHERE day = '2025-11-25'").fetchall()
-    assert "read_parquet" not in rows[0][1].lower().replace("_ ", "_"), rows[0][1]
+    asked = {"host = 'aa'": 1, "day = '2025-11-24' AND host = 'aa'": 1, "day = '2025-11-25'": 0}
+    for where, n in asked.items():
+        ((_, plan),) = reader.sql(f"EXPLAIN ANALYZE SELECT sum(cum_uj) FROM samples WHERE {where}").fetchall()
+        assert f"Scanning Files: {n}/2" in plan, plan
 
 
 def test_a_stage_on_one_host_does_not_stand_for_its_child_on_another(tmp_path: Path) -> None:
