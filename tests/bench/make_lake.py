@@ -2,8 +2,8 @@
 
     python tests/bench/make_lake.py FOLDER [--hosts 64] [--devices 8] [--days 30]
 
-One sample a second of each device, as `--ship 1s --ship-each day` leaves them; four runs a day of each group of
-eight hosts, each of five stages on every host. Energies are those of the samples, to the microjoule.
+One sample a second of each device, as `--ship 1s --ship-each day` leaves them; four runs a day of each group
+of eight hosts, each of five stages on every host. Energies are those of the samples, to the microjoule.
 """
 
 from __future__ import annotations
@@ -92,12 +92,14 @@ def _stages(con: duckdb.DuckDBPyConnection, lake: Path, host: int, day: int, t_n
             stage = f"{run}-{name}-{host:04}"
             stages.append({
                 "run_id": run, "stage_id": stage, "name": name, "t0_ns": a, "t1_ns": b, "status": "ok",
-                "state": "final", "counts": '{"label": 1000000}', "devices": list(range(len(cum))), "flags": [],
+                "state": "final", "counts": '{"label": 1000000}', "devices": list(range(len(cum))),
+                "flags": [],
             })  # fmt: skip
             for device in range(len(cum)):
                 uj = int(cum[device, at + seconds] - cum[device, at])
                 energies.append({
-                    "run_id": run, "stage_id": stage, "device": device, "t0_ns": a, "t1_ns": b, "energy_uj": uj,
+                    "run_id": run, "stage_id": stage, "device": device, "t0_ns": a, "t1_ns": b,
+                    "energy_uj": uj,
                     "self_uj": uj, "exclusive_uj": uj, "overlap_ns": 0, "coverage": 1.0, "n_samples": seconds,
                     "u_random_uj": uj // 1000, "u_total_uj": uj // 20, "source": "ring", "flags": [],
                     "method": "integral", "integral_uj": uj,
