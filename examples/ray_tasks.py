@@ -3,8 +3,8 @@
     python examples/ray_tasks.py
     energyq --lake /mnt/lake hosts ray-demo     # once the hour is shipped: what each node took
 
-The driver begins the run; tasks join it by ENERGYD_RUN_ID, which Ray hands to every worker. A worker on another
-node speaks to that node's daemon, and the lake adds up what the daemons measured (docs/fleet.md).
+The driver begins the run; tasks join it by ENERGYD_RUN_ID, which Ray hands to every worker. A worker on
+another node speaks to that node's daemon, and the lake adds up what the daemons measured (docs/fleet.md).
 Needs `pip install ray`, and energyd_client in the workers' environment.
 """
 
@@ -34,7 +34,7 @@ def task(number: int) -> int:
     return n
 
 
-def main(tasks: int = 4) -> None:
+def main(tasks: int = 4) -> int:
     """Start the tasks inside of a run and wait for them."""
     with energy.run("ray-demo", pipeline="ray"):
         env: dict[str, Any] = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -42,7 +42,7 @@ def main(tasks: int = 4) -> None:
         ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": env})
         done = ray.get([task.remote(n) for n in range(tasks)])
         ray.shutdown()
-    print(f"{len(done)} tasks, {sum(done)} samples")
+    return sum(done)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How long do answers take over a fleet: 64 hosts of 8 GPUs for 30 days, one sample a second, 1.3 billion rows?
+"""How long do answers over a fleet take: 64 hosts of 8 GPUs, 30 days, one sample a second, 1.3 billion rows?
 
     python tests/bench/lake.py [--lake FOLDER] [--ledger URL] [--quick] [--out DIR]
 
 Asked of the bare folder through energyq's own door, each question in a process of its own, on two cores; with
---ledger (and a Python that has the extra `fleet`) of DuckLake on PostgreSQL too. The folder is make_lake.py's.
+--ledger (and a Python that has the extra `fleet`) of DuckLake on PostgreSQL too. make_lake.py makes the folder.
 """
 
 from __future__ import annotations
