@@ -2,8 +2,8 @@
 
     python tests/bench/lake.py [--lake FOLDER] [--ledger URL] [--quick] [--out DIR]
 
-Asked of the bare folder through energyq's own door, each question in a process of its own, on two cores; with
---ledger (and a Python that has the extra `fleet`) of DuckLake on PostgreSQL too. make_lake.py makes the folder.
+Asked of the bare folder (make_lake.py's) through energyq's own door, each question in a process of its own;
+with --ledger (and a Python that has the extra `fleet`) of DuckLake on PostgreSQL too.
 """
 
 from __future__ import annotations

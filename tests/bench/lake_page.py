@@ -25,11 +25,11 @@ def page() -> str:
     lines = [
         "# Answers over a fleet",
         "",
-        "Written by `make bench-lake`. The lake is generated (`tests/bench/make_lake.py`): the answers are nobody's,",
-        "the times are this machine's.",
+        "Written by `make bench-lake`. The lake is generated (`tests/bench/make_lake.py`): the joules are",
+        "nobody's, the times are this machine's.",
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
-        f"load {machine['load']} before; commit {machine['commit']}; DuckDB {machine['versions'].get('duckdb')}.",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']};",
+        f"load {machine['load']}; commit {machine['commit']}; DuckDB {machine['versions'].get('duckdb')}.",
         "",
         f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
