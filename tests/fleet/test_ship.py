@@ -56,6 +56,11 @@ def test_every_sealed_file_lies_in_the_hosts_own_partition_bit_for_bit(store: Pa
     assert all(parse(key) is not None for key in shipped(lake))
 
 
+@pytest.mark.fault(
+    "The daemon, or its child that ships, is killed between putting a segment and noting it",
+    seen="Nothing: the segment is put again, and is there already.",
+    lost="Nothing, and nothing is there twice.",
+)
 def test_what_a_kill_left_in_the_outbox_is_shipped_again_and_is_there_once(store: Path, lake: Path) -> None:
     send(store, lake, "aa")
     before = {key: (lake / key).read_bytes() for key in shipped(lake)}
@@ -66,6 +71,11 @@ def test_what_a_kill_left_in_the_outbox_is_shipped_again_and_is_there_once(store
     assert {key: (lake / key).read_bytes() for key in shipped(lake)} == before
 
 
+@pytest.mark.fault(
+    "A fleet's lake is away",
+    seen="`energyd status` tells what waits, since when and why.",
+    lost="Nothing; beyond `--outbox` the oldest days come as one file each once it is back.",
+)
 def test_a_lake_that_is_away_loses_nothing_and_gets_all_later(store: Path, lake: Path) -> None:
     lake.rmdir()
     done = send(store, lake, "aa")
@@ -79,6 +89,11 @@ def test_a_lake_that_is_away_loses_nothing_and_gets_all_later(store: Path, lake:
     assert f"samples/host=aa/{DAY}/16.parquet" in shipped(lake)
 
 
+@pytest.mark.fault(
+    "Two machines ship to a lake under one host id (a copied store)",
+    seen="DEGRADED; the second one's segments lie in outbox/refused.",
+    lost="Nothing; what the first one shipped is not touched.",
+)
 def test_a_copied_store_under_one_host_id_is_refused_and_kept(
     tmp_path: Path, store: Path, lake: Path
 ) -> None:
@@ -95,6 +110,11 @@ def test_a_copied_store_under_one_host_id_is_refused_and_kept(
     assert key.read_bytes() == (store / "sealed" / "samples" / DAY / "16.parquet").read_bytes()
 
 
+@pytest.mark.fault(
+    "A sealed file is damaged before it is shipped",
+    seen="DEGRADED; it lies in outbox/refused.",
+    lost="That file; the lake never takes it for what was measured.",
+)
 def test_a_damaged_file_is_not_shipped(store: Path, lake: Path) -> None:
     relative = f"sealed/samples/{DAY}/16.parquet"
     sums.note(store, relative, store / relative)
@@ -108,6 +128,7 @@ def test_a_damaged_file_is_not_shipped(store: Path, lake: Path) -> None:
     assert not (lake / "samples").exists()
 
 
+@pytest.mark.fault("A fleet's lake is away")
 def test_above_its_budget_the_oldest_samples_make_way_and_come_as_a_day_later(
     tmp_path: Path, lake: Path
 ) -> None:
