@@ -121,7 +121,7 @@ def _story(network: Network, folder: Path, made: list[Any]) -> Fleet:
     wrong = FakeClock(library, folder / "clock")
     wrong.set(WRONG_CLOCK_S)
     fleet = Fleet(network, [], s3, f"s3://{s3.bucket}/lake", keys)
-    to_the_end_s = 8 + 12 * start_s()  # four daemons and four programs come up before it
+    to_the_end_s = 8 + 15 * start_s()  # four daemons and four programs come up before it
     for n, node in enumerate(network.nodes):
         (folder / node).mkdir()
         daemon = Daemon(folder / node, wrong.env if n == 3 else {})
@@ -143,22 +143,26 @@ def _story(network: Network, folder: Path, made: list[Any]) -> Fleet:
     made.append(lead)
     assert lead.stdout is not None
     fleet.run_id = lead.stdout.readline().strip()
-    ranks = []
-    for n, daemon in enumerate(fleet.daemons[1:], 1):
-        daemon.env["ENERGYD_RUN_ID"] = fleet.run_id
-        ranks.append(daemon.program(
-            f"with energy.stage('rank {n}') as s:\n"
-            f"    for _ in range({20 + n}): time.sleep(0.5); s.count(label=10)\n"
-        ))  # fmt: skip
-    made.extend(ranks)
+    programs = [lead, fleet.daemons[2].program(
+        "with energy.run('mine') as run:\n    with run.stage('over the kill'): time.sleep(6)\n"
+    )]  # fmt: skip
+    made.append(programs[-1])
 
     # One dies with a stage open, and another daemon goes on from its store.
-    time.sleep(2)
     victim = fleet.daemons[2]
+    wait_for(lambda: victim.query("FROM stages WHERE state = 'open'"), 60)
     victim.kill()
     options = ("--lake", fleet.url, "--lake-keys", str(keys))
     victim.spawn([*network.inside(network.nodes[2]), *victim.command(*options, source="simulated")])
     wait_for(victim.holder, 60)
+
+    for n, daemon in enumerate(fleet.daemons[1:], 1):
+        daemon.env["ENERGYD_RUN_ID"] = fleet.run_id
+        programs.append(daemon.program(
+            f"with energy.stage('rank {n}') as s:\n"
+            f"    for _ in range({20 + n}): time.sleep(0.5); s.count(label=10)\n"
+        ))  # fmt: skip
+    made.extend(programs)
 
     # The hour ends while nobody answers at the lake.
     for daemon in fleet.daemons:
@@ -182,7 +186,7 @@ def _story(network: Network, folder: Path, made: list[Any]) -> Fleet:
     again.parent.mkdir(parents=True, exist_ok=True)
     os.link(sealed, again)
     wait_for(lambda: not again.exists(), 90)
-    for process in (lead, *ranks):
+    for process in programs:
         out, err = process.communicate(timeout=90)
         assert process.returncode == 0, out + err
     for n in range(4):

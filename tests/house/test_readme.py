@@ -22,6 +22,7 @@ PAGES = [
         "ARCHITECTURE.md",
         "docs/measurement.md",
         "docs/comparison.md",
+        "docs/fleet.md",
     )
 ]
 SHELLS = ("", "sh", "bash", "console", "shell")
