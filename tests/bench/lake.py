@@ -9,6 +9,7 @@ with --ledger (and a Python that has the extra `fleet`) of DuckLake on PostgreSQ
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -86,9 +87,10 @@ def measure(bench: Bench, scratch: Path) -> None:
 
 
 def ask(url: str, question: str) -> dict[str, Any]:
-    """One question in a process of its own."""
+    """One question in a process of its own; ENERGYD_FLEET_PYTHON: the one that can ask a ledger."""
+    python = os.environ.get("ENERGYD_FLEET_PYTHON", sys.executable) if "://" in url else sys.executable
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, url, question], env=child_env(), capture_output=True, text=True,
+        [python, "-c", CHILD, url, question], env=child_env(), capture_output=True, text=True,
         timeout=900, check=False,
     )  # fmt: skip
     if done.returncode:
