@@ -341,7 +341,7 @@ def hosts_command(ctx: click.Context, /, run_name: str | None, **own: Any) -> No
 
     \b
     Example:
-      energyq --lake /mnt/lake hosts kd-7b
+      energyq hosts kd-7b --lake /mnt/lake
     """
     from energyq.find import find_run
     from energyq.hosts import show_hosts

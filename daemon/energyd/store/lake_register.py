@@ -144,6 +144,7 @@ def _add(
     """Add one batch of a table; counted anew at each try."""
     done.added, done.known = before
     known = set(_registered(con, where, table))
+    folders = {key.rpartition("/")[0] for key in known}
     fresh = [key for key in keys if key not in known]
     done.known += len(keys) - len(fresh)
     if not fresh:
@@ -155,7 +156,9 @@ def _add(
         if (why := _strange(con, where, segment)) is not None:
             done.left_out[key] = why
             continue
-        if not is_hour_file(segment.name):  # it stands for all of its day
+        # A day's file stands for all of its hours. Asked of a day without any, DuckLake reads what this very
+        # transaction has added: a batch took minutes.
+        if not is_hour_file(segment.name) and key.rpartition("/")[0] in folders:
             con.execute(
                 f"DELETE FROM lake.main.{table} WHERE host = $1 AND day = $2::DATE",
                 [segment.host, segment.day.removeprefix("day=")],
