@@ -95,6 +95,8 @@ class LakeReader(Reader):
 
     def _reload(self) -> None:
         """After damaged files were found: the same list without them."""
+        if self.is_ledger:
+            return
         where = address(self._url)
         for table in TABLES:
             paths = self._parts.sealed.get(table, [])

@@ -100,7 +100,10 @@ def _ship_one(order: Order, outbox: Outbox, lake: Lake, waiting: Waiting, done: 
 def _tell(order: Order, lake: Lake, until_hour: int, done: Outcome) -> None:
     """Say who we are, how far we have shipped, and how our wall clock goes by the lake's."""
     key = host_file(order.host)
-    before = told_by(lake, key)
+    try:
+        before = told_by(lake, key)
+    except LakeRefused:  # who may not list is told `forbidden` by S3 where there is nothing yet
+        before = {}
     facts = {
         **order.about,
         "host": order.host,
