@@ -241,7 +241,16 @@ def told_by_stores(fleet: Fleet) -> dict[str, dict[str, tuple[Any, ...]]]:
     return found
 
 
-def test_the_lake_holds_what_the_four_stores_hold_to_the_microjoule(fleet: Fleet, copy: Path) -> None:
+def test_what_four_hosts_measured_is_in_the_lake_once_and_a_run_of_all_adds_up(
+    fleet: Fleet, copy: Path
+) -> None:
+    """One test, since workers that share tests would each build the fleet."""
+    _the_lake_holds_what_the_stores_hold(fleet, copy)
+    _the_spanning_run_adds_up(fleet, copy)
+    _the_wrong_clock_is_told(fleet, copy)
+
+
+def _the_lake_holds_what_the_stores_hold(fleet: Fleet, copy: Path) -> None:
     stores = told_by_stores(fleet)
     assert all(len(stores[table]) == 4 for table in ("samples", "energies", "stages_log", "markers"))
     assert stores["gaps"].keys() >= {fleet.hosts[2]}  # it was dead for a while
@@ -255,7 +264,7 @@ def test_the_lake_holds_what_the_four_stores_hold_to_the_microjoule(fleet: Fleet
         assert twice == (0,)
 
 
-def test_a_run_of_four_hosts_adds_up_with_its_tokens(fleet: Fleet, copy: Path) -> None:
+def _the_spanning_run_adds_up(fleet: Fleet, copy: Path) -> None:
     total_j, tokens = 0.0, 0
     for daemon in fleet.daemons:
         with open_reader(daemon.store) as one:
@@ -269,7 +278,7 @@ def test_a_run_of_four_hosts_adds_up_with_its_tokens(fleet: Fleet, copy: Path) -
     assert (run["tokens"], run["run"], run["hosts"]) == (tokens, "span", sorted(fleet.hosts))
 
 
-def test_the_wall_clock_that_is_off_is_told_and_the_others_are_not(fleet: Fleet, copy: Path) -> None:
+def _the_wrong_clock_is_told(fleet: Fleet, copy: Path) -> None:
     with ask_lake(str(copy)) as reader:
         query = "SELECT host, clock_s, clock_doubt_s FROM run_hosts WHERE run_id = $1"
         told = {host: (s, u) for host, s, u in reader.sql(query, [fleet.run_id]).rows}
@@ -280,7 +289,7 @@ def test_the_wall_clock_that_is_off_is_told_and_the_others_are_not(fleet: Fleet,
 
 
 def test_the_ledger_holds_what_the_four_stores_hold_registered_by_two_at_once(
-    fleet: Fleet, fleet_python: str, tmp_path_factory: pytest.TempPathFactory
+    fleet_python: str, fleet: Fleet, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     network = fleet.network
     server = Postgres(initdb_of(), tmp_path_factory.mktemp("pg"))
