@@ -87,6 +87,7 @@ class Reader:
         )  # fmt: skip
         # A year is thousands of files, each asked often.
         self._con.execute("SET parquet_metadata_cache = true")
+        self._con.execute("SET enable_progress_bar = false")  # it would be drawn into the answer
         try:
             self._parts = self._open()
         except BaseException:
