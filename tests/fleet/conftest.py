@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,9 +91,9 @@ def fleet_python() -> str:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server on this machine."""
-    server = Postgres(initdb_of(), tmp_path_factory.mktemp("pg"))
+    server = Postgres(initdb_of())
     try:
         server.start("127.0.0.1")
         yield server
@@ -113,16 +114,15 @@ def initdb_of() -> Path:
 class Postgres:
     """One cluster, run as a user who may (PostgreSQL refuses root)."""
 
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder, self.port = programs, folder, free_port()
+    def __init__(self, programs: Path) -> None:
+        # Not below pytest's folder, which each session that starts makes its owner's alone again.
+        self._folder = Path(tempfile.mkdtemp(prefix="energyd-pg-"))
+        self._programs, self.port = programs, free_port()
         self._as: list[str] = []
         if os.geteuid() == 0:
             user = pwd.getpwnam("postgres" if _has_user("postgres") else "nobody")
             self._as = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            for above in folder.parents:  # pytest's folders are for their owner alone
-                if above.stat().st_uid == 0 and above != Path("/"):
-                    above.chmod(above.stat().st_mode | 0o011)
+            os.chown(self._folder, user.pw_uid, user.pw_gid)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, address: str, inside: list[str] | None = None) -> None:
@@ -169,6 +169,7 @@ class Postgres:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _has_user(name: str) -> bool:

@@ -289,10 +289,10 @@ def _the_wrong_clock_is_told(fleet: Fleet, copy: Path) -> None:
 
 
 def test_the_ledger_holds_what_the_four_stores_hold_registered_by_two_at_once(
-    fleet_python: str, fleet: Fleet, tmp_path_factory: pytest.TempPathFactory
+    fleet_python: str, fleet: Fleet
 ) -> None:
     network = fleet.network
-    server = Postgres(initdb_of(), tmp_path_factory.mktemp("pg"))
+    server = Postgres(initdb_of())
     env = {**os.environ, "PYTHONPATH": PATHS}
     keys = fleet.s3.write_keys(fleet.keys.with_name("ledger-keys"), PGPASSWORD="secret")
     try:

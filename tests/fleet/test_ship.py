@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import duckdb
@@ -282,16 +283,22 @@ def test_credentials_that_others_may_read_are_refused(s3: S3, tmp_path: Path, st
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed: not root")
-def test_a_host_cannot_write_into_a_partition_that_is_anothers(store: Path, lake: Path) -> None:
+def test_a_host_cannot_write_into_a_partition_that_is_anothers(store: Path) -> None:
     """A folder lake guards partitions by owner: `host=bb` is another user's."""
+    # Not below pytest's folder, which is for its owner alone.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        _write_as_nobody(store, Path(folder))
+
+
+def _write_as_nobody(store: Path, folder: Path) -> None:
+    lake, file = folder / "lake", folder / "16.parquet"
     for table in ("devices", "samples"):
         theirs = lake / table / "host=bb"
         theirs.mkdir(parents=True)
         theirs.chmod(0o755)
-    for above in (store, *store.parents):
-        if above != Path("/"):
-            above.chmod(above.stat().st_mode | 0o055)
-    file = next((store / "sealed" / "samples").glob("*/*.parquet"))
+    shutil.copy(next((store / "sealed" / "samples").glob("*/*.parquet")), file)
+    file.chmod(0o644)
     code = (
         "import sys; from pathlib import Path; from energyd.store.lake import LakeRefused\n"
         "from energyd.store.lake_files import FolderLake\n"
