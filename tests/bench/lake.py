@@ -3,7 +3,8 @@
     python tests/bench/lake.py [--lake FOLDER] [--ledger URL] [--quick] [--out DIR]
 
 Asked of the bare folder (make_lake.py's) through energyq's own door, each question in a process of its own;
-with --ledger (and a Python that has the extra `fleet`) of DuckLake on PostgreSQL too.
+with --ledger (and a Python that has the extra `fleet`) those that have a target of DuckLake on PostgreSQL,
+into a file of its own.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ MORE: Final = (
 
 
 def measure(bench: Bench, scratch: Path) -> None:
-    """All questions over the folder, and over the ledger if there is one."""
+    """All questions over the folder, or the chosen ones over the ledger."""
     lake = bench.options.lake
     hosts, devices, days = 64, 8, 30
     if lake is None:
@@ -76,9 +77,9 @@ def measure(bench: Bench, scratch: Path) -> None:
     bench.raw["bytes_a_sample"] = size / samples
     bench.add("samples in the lake", samples / 1e6, "M", note=f"{hosts} hosts, {devices} GPUs, {days} days")
     bench.add("size of its samples", size / 1e9, "GB", note=f"{size / samples:.2f} bytes a sample")
-    where = {"folder": str(lake)} | ({"ledger": bench.options.ledger} if bench.options.ledger else {})
-    for name, url in where.items():
-        for what, (question, target) in QUESTIONS.items():
+    name, url = ("ledger", bench.options.ledger) if bench.options.ledger else ("folder", str(lake))
+    for what, (question, target) in QUESTIONS.items():
+        if name == "folder" or target is not None:
             date = time.strftime("%Y-%m-%d", time.gmtime((FIRST_DAY + days // 2) * DAY_S))
             place = hosts // 2
             found = ask(url, question.format(host=host_name(place), day=date, device=place * 256 + 1))
@@ -102,4 +103,10 @@ def ask(url: str, question: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run("lake", "how long do answers over a fleet take?", __doc__, measure, more=MORE)
+    run(
+        "lake_ledger" if "--ledger" in sys.argv else "lake",
+        "how long do answers over a fleet take?",
+        __doc__,
+        measure,
+        more=MORE,
+    )

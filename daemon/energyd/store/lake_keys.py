@@ -18,7 +18,7 @@ from energyd.store.lake import LakeError, LakeRefused
 ENV_KEYS: Final = "ENERGYD_LAKE_KEYS"
 NAMES: Final = (
     "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION",
-    "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE", "PGPASSWORD",
+    "AWS_ENDPOINT_URL", "PGPASSWORD",
 )  # fmt: skip
 
 
