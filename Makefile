@@ -13,7 +13,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service bench-overhead bench-study screenshots demo clean
+.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service bench-overhead bench-study screenshots bench-lake test-fleet demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ test-long: setup ## tests that take minutes
 	@PYTHON='$(PYTHON)' tests/deps.sh long
 	@$(PYTEST) -m "long and not gpu" --timeout 1800 $(ARGS)
 
+build/fleet:
+	@echo "installing DuckDB 1.5.5 with its extensions into $@"
+	@$(PYTHON) -m venv $@.new && $@.new/bin/python -m pip install --quiet --disable-pip-version-check '.[fleet]' && mv $@.new $@
+
+test-fleet: deps setup build/fleet ## tests of a lake's ledger; needs PostgreSQL, and root for network namespaces
+	@ENERGYD_FLEET_PYTHON=build/fleet/bin/python $(PYTEST) tests/fleet $(ARGS)
+
 test-gpu: deps setup ## tests that need an NVIDIA GPU
 	@$(PYTEST) -m gpu --timeout 1800 $(ARGS)
 
@@ -61,6 +68,10 @@ bench: setup build/peers ## what does measuring cost, how fast is it? 25 minutes
 build/peers:
 	@echo "installing the tools to compare with into $@"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $@.new 'nvitop>=1.7' 'zeus>=0.16' && mv $@.new $@
+
+bench-lake: setup ## how long do answers over a fleet take? 64 hosts, 1.3 billion samples, 8 GB; 30 minutes
+	@$(BIN)/python tests/bench/lake.py --out docs/results $(ARGS)
+	@$(BIN)/python tests/bench/lake_page.py > docs/results/lake.md
 
 bench-coverage: setup ## how often the stated doubt holds the truth, on closed-form loads (docs/measurement.md)
 	@PYTHONPATH=tests $(BIN)/python tests/bench/coverage.py $(ARGS)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _EXIT = {
     "QueryMalformed": 2, "Refused": 2, "DaemonUnresponsive": 3, "StoreForbidden": 5, "StoreNotFound": 78,
-    "FactorsMissing": 78, "FiguresMissing": 78,
+    "FactorsMissing": 78, "FiguresMissing": 78, "LakeUnusable": 78, "LakeForbidden": 5, "LakeAway": 75,
 }  # fmt: skip
 
 
@@ -342,6 +342,29 @@ def carbon(
     with open_store(settings) as reader:
         run_id = find_run(reader, run_name)
         whole = show_carbon(reader, run_id, factor, pue, price, settings["format_"], settings["output"])
+    ctx.exit(0 if whole else 4)
+
+
+@cli.command("hosts")
+@click.argument("run_name", metavar="[RUN]", required=False)
+@options
+@click.pass_context
+def hosts_command(ctx: click.Context, /, run_name: str | None, **own: Any) -> None:
+    """Who ships to a lake, or what did RUN take on each of its hosts? And do their wall clocks go right?
+
+    Exits 4 if some energy is unknown.
+
+    \b
+    Example:
+      energyq hosts kd-7b --lake /mnt/lake
+    """
+    from energyq.find import find_run
+    from energyq.hosts import show_hosts
+
+    settings = settings_of(ctx, **own)
+    with open_store(settings) as reader:
+        run_id = None if run_name is None else find_run(reader, run_name)
+        whole = show_hosts(reader, run_id, settings["format_"], settings["output"])
     ctx.exit(0 if whole else 4)
 
 

@@ -37,6 +37,12 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="The store's folder.",
         ),
         click.option(
+            "--lake", metavar="URL", help="A fleet's lake instead: a folder, s3://… or postgresql://…"
+        ),
+        click.option(
+            "--lake-keys", metavar="FILE", type=click.Path(path_type=Path), help="Its credentials, mode 0600."
+        ),
+        click.option(
             "--format", "format_", type=click.Choice(FORMATS), help="table on a terminal, else csv."
         ),
         click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to FILE, not stdout."),
@@ -58,12 +64,20 @@ def open_store(settings: dict[str, Any]) -> Iterator[Reader]:
 
     Of damaged files that the answer had to do without it tells afterwards, and exits 4.
     """
-    from energyd.store.read import default_store, open_reader
+    from energyd.store.read import default_store, open_lake, open_reader
 
-    with open_reader(settings["store"] or default_store(), endpoint=settings["endpoint"]) as reader:
+    lake = settings["lake"]
+    if lake is not None and (settings["store"] or settings["endpoint"]):
+        raise click.UsageError("--lake asks many stores: neither --store nor --endpoint goes with it")
+    with (
+        open_lake(lake, keys=settings["lake_keys"])
+        if lake is not None
+        else open_reader(settings["store"] or default_store(), endpoint=settings["endpoint"])
+    ) as reader:
         yield reader
         for path, why in reader.left_out.items():
             click.echo(f"energyq: the rows of {path} are left out: it {why}", err=True)
         if reader.left_out:
-            click.echo("  cure: stop the daemon, then `energyd recover`", err=True)
+            cure = "stop the daemon, then `energyd recover`"
+            click.echo(f"  cure: {cure if lake is None else 'put it there again from its host'}", err=True)
             click.get_current_context().exit(4)

@@ -195,8 +195,13 @@ def _net_notes(rows: list[Row]) -> Iterator[str]:
         yield f"no net for {few(names)}: {reason}"
 
 
+def moment(t_ns: int | None) -> str:
+    """A time to the minute, UTC."""
+    return NONE if t_ns is None else f"{datetime.fromtimestamp(t_ns / 1e9, tz=timezone.utc):%Y-%m-%d %H:%M}"
+
+
 def _began(row: Row) -> str:
-    return f"{datetime.fromtimestamp(row['t0_ns'] / 1e9, tz=timezone.utc):%Y-%m-%d %H:%M}"
+    return moment(row["t0_ns"])
 
 
 def _status(row: Row) -> str:

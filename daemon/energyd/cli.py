@@ -22,7 +22,7 @@ try:
 except ImportError:  # a training image holds the client alone
     sys.exit("energyd needs the daemon extra: pip install 'energyd[daemon]'")
 
-from energyd import cli_service, everyday
+from energyd import cli_lake, cli_service, everyday
 from energyd.amounts import Amount, above_zero
 from energyd.asking import ask_status, endpoint_of, holder_of, store_option
 from energyd.config import ENV_CARBON, ENV_PRICE
@@ -61,6 +61,11 @@ def main() -> None:
 @click.option(
     "--listen", help="To be watched from other machines, such as tcp://10.0.0.5:7411 (keys: energyd keys)."
 )
+@click.option("--lake", metavar="URL", help="Ship sealed hours there: a folder, or s3://BUCKET/PREFIX.")
+@click.option("--lake-keys", metavar="FILE", help="Its credentials, mode 0600; else the environment's.")
+@click.option("--ship", metavar="raw|1s", help="All samples, or one a second. [default: raw]")
+@click.option("--ship-each", metavar="hour|day", help="How often. [default: hour]")
+@click.option("--outbox", metavar="SIZE", help="What may wait for a lake that is away. [default: 10GB]")
 @click.option("--foreground", is_flag=True, help="Stay in this terminal; Ctrl-C stops.")
 def start(store: Path | None, file: Path | None, foreground: bool, **flags: Any) -> None:
     """Start the daemon; returns when it is ready.
@@ -272,7 +277,7 @@ def version() -> None:
     click.echo(f"energyd {__version__} (protocol {VERSION})")
 
 
-for each in (*cli_service.COMMANDS, everyday.run, everyday.mark, everyday.record):
+for each in (*cli_service.COMMANDS, *cli_lake.COMMANDS, everyday.run, everyday.mark, everyday.record):
     main.add_command(each)
 
 

@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, cast
 
 from energyd_client import endpoints
 
@@ -28,6 +28,11 @@ SETTINGS: Final[dict[str, str | None]] = {
     "max_size": "ENERGYD_MAX_SIZE",
     "metrics": "ENERGYD_METRICS",
     "otlp": "ENERGYD_OTLP",
+    "lake": "ENERGYD_LAKE",
+    "lake_keys": "ENERGYD_LAKE_KEYS",
+    "ship": "ENERGYD_SHIP",
+    "ship_each": "ENERGYD_SHIP_EACH",
+    "outbox": "ENERGYD_OUTBOX",
 }
 """Every setting, as a file and (with dashes) the flags name it, and its variable of the environment."""
 
@@ -68,6 +73,11 @@ class Config:
     metrics: str | None = None  # HOST:PORT of the page that Prometheus reads
     otlp: str | None = None  # URL of an OpenTelemetry collector
     listen: str | None = None  # on the network as well, with CURVE
+    lake: str | None = None  # where sealed segments are shipped: a folder, or s3://BUCKET/PREFIX
+    lake_keys: Path | None = None  # file with its credentials, mode 0600
+    ship: Literal["raw", "1s"] = "raw"  # all samples, or one a second
+    ship_each: Literal["hour", "day"] = "hour"
+    outbox_bytes: float | None = 10e9  # what waits for a lake that is away; then the oldest samples go
     file: Path | None = None  # where some of it was read
 
     @property
@@ -112,6 +122,15 @@ class _Settings:
         """A setting that is text."""
         said = self.said(key)
         return None if said is None else str(said.value)
+
+    def word(self, key: str, words: tuple[str, ...], default: str) -> str:
+        """A setting that is one of few words."""
+        said = self.said(key)
+        if said is None:
+            return default
+        if said.value not in words:
+            raise ConfigError(f"cannot read {said.where}\n  cure: {' or '.join(words)}")
+        return str(said.value)
 
     def number(self, key: str, default: float) -> float:
         """A setting that is a number."""
@@ -165,6 +184,11 @@ def resolve(*, file: Path | None = None, **flags: Any) -> Config:
         ),
         metrics=said.text("metrics") or None, otlp=said.text("otlp") or None,
         listen=said.text("listen") or None, file=said.file,
+        lake=said.text("lake") or None,
+        lake_keys=Path(keys).absolute() if (keys := said.text("lake_keys")) else None,
+        ship=cast(Literal["raw", "1s"], said.word("ship", ("raw", "1s"), Config.ship)),
+        ship_each=cast(Literal["hour", "day"], said.word("ship_each", ("hour", "day"), Config.ship_each)),
+        outbox_bytes=said.amount("outbox", _SIZES, Config.outbox_bytes),
     )  # fmt: skip
     _check(config)
     return config

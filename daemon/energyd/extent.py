@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from energyd.recorder import Recorder
 from energyd.store import HOUR_NS, hour_of_sealed, is_hour_file
+from energyd.store.outbox import FOLDER as OUTBOX
 
 EVERY_S: Final = 10.0
 """A year of hours and days is thousands of files: 10 ms of `stat`."""
@@ -75,7 +76,9 @@ def _size(store: Path) -> int | None:
         for folder, _, names in os.walk(store):
             for name in names:
                 try:
-                    total += (Path(folder) / name).lstat().st_size
+                    found = (Path(folder) / name).lstat()
+                    if found.st_nlink == 1 or f"/{OUTBOX}/" not in folder:  # else the store has it, too
+                        total += found.st_size
                 except FileNotFoundError:
                     pass  # renewed or dropped meanwhile
     except OSError:

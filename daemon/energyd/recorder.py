@@ -222,9 +222,12 @@ class Recorder:
         """What does not work at present, for people; None if all does."""
         return "; ".join(dict.fromkeys(self._troubles.values())) or None
 
-    def complain(self, what: str, said: str) -> None:
-        """Be degraded for as long as this daemon lives. Before `start` only."""
-        self._troubles[what] = said
+    def complain(self, what: str, said: str | None) -> None:
+        """Be degraded until None is said of it. Any thread: one step of a dict is whole."""
+        if said is None:
+            self._troubles.pop(what, None)
+        else:
+            self._troubles[what] = said
 
     def note(self, table: str, row: tuple[Any, ...]) -> None:
         """Add a row to the next commit. Before `start` only."""

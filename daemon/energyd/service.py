@@ -30,8 +30,10 @@ from energyd.recorder import Recorder
 from energyd.releasing import RELEASABLE
 from energyd.restarting import Freshness
 from energyd.sampler import Sampler, late_ms_p99
+from energyd.shipping import Shipper
 from energyd.sources.discover import discover
 from energyd.store import HOUR_NS, Layout
+from energyd.store.lake import LakeError
 from energyd.store.live import LiveFiles
 from energyd.store.load import Loaded, load
 from energyd.store.lock import DaemonLock
@@ -73,6 +75,7 @@ class Service:
         self._samplers: list[Sampler] = []
         self._line: timeline.Timeline
         self._survey: Survey
+        self._shipper: Shipper | None = None
 
     def run(self, ready: Any = None) -> None:
         """Serve until SIGTERM, SIGINT or the end of a trace. `ready()` is called once clients may come.
@@ -108,8 +111,7 @@ class Service:
         stack.callback(store.close)
         now_guess = time.time_ns() // HOUR_NS
         loaded = load(layout, store, clock.boot_id(), now_guess)
-        line = timeline.begin(loaded.boot_offset_ns, loaded.newest_t_ns)
-        self._line = line
+        self._line = line = timeline.begin(loaded.boot_offset_ns, loaded.newest_t_ns)
         self._started_ns = line.now_ns()
         inbox = Inbox()
         ledger = Ledger(line, loaded.devices, _why_silent(loaded, store_lock, mended))
@@ -128,6 +130,7 @@ class Service:
                                 socket.gethostname(), __version__))  # fmt: skip
         self._survey = Survey(config.store, recorder)
         self._survey.look()
+        self._shipper = _shipper(config, recorder, line, stack)
         answers = Answers(config, recorder, lambda: self._about(intake), self._release)
         intake.answer, intake.stored = answers, recorder.clients.stored
         recorder.after_commit = lambda _: notify("WATCHDOG=1")
@@ -252,6 +255,7 @@ class Service:
             "started_ns": self._started_ns,
             "sources": [s.source.name for s in self._samplers],
             "keep": dict(vars(self.config.keep)),
+            "lake": None if self._shipper is None else self._shipper.facts(),
             **self._survey.facts(),
             "released_until_ns": self._line.to_store(max(away)) if away else None,
             "late_ms_p99": late_ms_p99(self._samplers),
@@ -273,6 +277,26 @@ def _complain(recorder: Recorder, mended: Mended) -> None:
         log.error("store: %s", line)
     if mended.said:
         recorder.complain("damage", f"store: {'; '.join(mended.said)}; cure: stop, then `energyd recover`")
+
+
+def _shipper(
+    config: Config, recorder: Recorder, line: timeline.Timeline, stack: contextlib.ExitStack
+) -> Shipper | None:
+    """Begin to ship, if there is a lake. Raises ConfigError where its address is none."""
+    if config.lake is None:
+        return None
+
+    def hour() -> int:
+        with recorder.lock:
+            return recorder.marks.hour
+
+    try:
+        shipper = Shipper(config, recorder.host_id, hour, line.now_ns, recorder.complain)
+    except LakeError as error:
+        raise ConfigError(str(error)) from None
+    stack.callback(shipper.stop)
+    shipper.start()
+    return shipper
 
 
 def _why_silent(loaded: Loaded, store_lock: DaemonLock, mended: Mended) -> str:

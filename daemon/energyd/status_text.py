@@ -16,6 +16,8 @@ def lines(body: dict[str, Any]) -> list[str]:
         f"  socket   {body['endpoint']}",
         f"  sources  {', '.join(body['sources']) or 'none'}",
     ]
+    if body.get("lake"):
+        out += _lake(body["lake"])
     out += [_device(d, body["now_ns"]) for d in body["devices"]]
     for domain in body["domains"]:
         if domain["state"] != "measured":
@@ -45,6 +47,21 @@ def _extent(body: dict[str, Any]) -> str:
     if body.get("keep") is not None:
         told += f", kept {_days(body['keep']['raw_s'])} whole, {_days(body['keep']['all_s'])} thinned"
     return told
+
+
+def _lake(lake: dict[str, Any]) -> list[str]:
+    """What is shipped, what waits and why."""
+    told = f"  lake     {lake['url']}: {lake['files']} segments shipped"
+    if lake["waiting_files"]:
+        since = time.strftime("%Y-%m-%d %Hh UTC", time.gmtime(lake["waiting_since_hour"] * 3600))
+        told += f", {lake['waiting_files']} wait since {since} ({lake['waiting_bytes'] / 1e6:.1f} MB)"
+    if lake["owed_days"]:
+        told += f", {lake['owed_days']} days to come from the store"
+    if lake["refused_files"]:
+        told += f", {lake['refused_files']} refused (outbox/refused)"
+    if lake["clock_s"] is not None:
+        told += f"; wall clock {lake['clock_s']:+.2f} ± {lake['clock_doubt_s']:.2f} s by the lake's"
+    return [told, *(f"           {line.strip()}" for line in (lake["error"] or "").splitlines())]
 
 
 def _days(value_s: float | None) -> str:

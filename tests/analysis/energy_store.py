@@ -15,7 +15,7 @@ import numpy as np
 
 from energyd.energy import DeviceLog, Totals
 from energyd.store import HOUR_NS, TABLES, Layout
-from energyd.store.columns import SCHEMA_SQL, schema
+from energyd.store.columns import SCHEMA_SQL, casts, schema, to_numpy
 
 HOUR = 490_000
 T0 = HOUR * HOUR_NS
@@ -216,9 +216,10 @@ class Store:
         self, con: duckdb.DuckDBPyConnection, table: str, rows: list[tuple[int | None, tuple[Any, ...]]]
     ) -> None:
         if rows:
-            appender = con.appender(table)
-            appender.append_rows([list(row) for _, row in rows])
-            appender.flush()
+            columns = schema()[{"open_runs": "runs_log", "open_stages": "stages_log"}.get(table, table)]
+            con.register("fresh", to_numpy(columns, [row for _, row in rows]))
+            con.execute(f"INSERT INTO {table} BY NAME SELECT {casts(columns)} FROM fresh")
+            con.unregister("fresh")
 
 
 def exact_uj(points: list[tuple[int, int]], t0: int, t1: int) -> Fraction:

@@ -26,6 +26,7 @@ PAGES = [
         "docs/measurement.md",
         "docs/comparison.md",
         "docs/protocol.md",
+        "docs/fleet.md",
     )
 ]
 SHELLS = ("", "sh", "bash", "console", "shell")

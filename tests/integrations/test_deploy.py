@@ -143,3 +143,20 @@ def test_a_manifest_with_a_misspelt_field_is_refused() -> None:
     broken["spec"]["template"]["spec"]["hostPid"] = True
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, "1.37", strict=True)
+
+
+def test_the_patch_for_a_lake_is_what_kubernetes_takes_and_holds_no_credential(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    daemons = list(yaml.safe_load_all((DEPLOY / "kubernetes" / "energyd.yaml").read_text()))[1]
+    patch = yaml.safe_load((DEPLOY / "kubernetes" / "lake.yaml").read_text())
+    (container,) = daemons["spec"]["template"]["spec"]["containers"]
+    (added,) = patch["spec"]["template"]["spec"]["containers"]
+    assert added["name"] == container["name"]  # what a strategic merge goes by
+    container["env"] += added["env"]
+    container["envFrom"] = added["envFrom"]
+    kubernetes_validate.validate(daemons, "1.37", strict=True)
+    for variable in added["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    config = resolve(store=tmp_path)
+    assert (config.lake, config.ship) == ("s3://energy/fleet", "1s")

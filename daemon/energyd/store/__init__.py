@@ -20,6 +20,8 @@ TABLES: Final = (
     "energies", "shares", "metrics", "artifacts", "artifact_uses",
 )  # fmt: skip
 
+DATED: Final = ("samples", "counters", "conditions", "shares", "clocks", "markers")
+"""Tables whose old days go: what was measured. What was learnt of it (runs, energies, gaps …) stays."""
 
 DAY_FILE: Final = "day.parquet"
 """All rows of a table's day, in place of its hours."""

@@ -13,7 +13,7 @@ from typing import Final
 
 import duckdb
 
-from energyd.store import TABLES, counting, folders_counting, hour_of_sealed, names_in
+from energyd.store import DATED, TABLES, counting, folders_counting, hour_of_sealed, names_in
 from energyd.store.columns import schema
 
 _HERE: Final = Path(__file__).parent
@@ -24,6 +24,7 @@ ROW_GROUP: Final = 245_760
 """Rows between two zone maps of a day's file: 82 minutes of one device at 50 Hz. Of 1 B samples in 29 files,
 one minute is found in 0.04 s; half as many rows in a group take 0.07 s, for all zone maps are looked at."""
 COMMENT_FILE: Final = "comments.sql"
+_OF_A_LAKE: Final = re.compile(r"/\*lake (.*?)\*/", re.DOTALL)
 PASSED_ON: Final = {"runs_log": "runs", "stages_log": "stages"}
 """Tables whose view has another name; their columns keep the comments of schema.sql."""
 
@@ -87,6 +88,35 @@ def create_views(con: duckdb.DuckDBPyConnection) -> None:
     """All views and macros, on raw_ relations that exist already."""
     for name in VIEW_FILES:
         con.execute((_HERE / name).read_text())
+
+
+def create_lake_views(con: duckdb.DuckDBPyConnection) -> None:
+    """The same of a lake, with its hosts, on `lake_relation`s and `raw_hosts`."""
+    con.execute((_HERE / "lake_macros.sql").read_text())
+    for name in VIEW_FILES:
+        text = _OF_A_LAKE.sub(r"\1", (_HERE / name).read_text())
+        con.execute(text.replace("::UTINYINT", "::INTEGER"))  # a lake has more than 256 devices
+    con.execute((_HERE / "lake.sql").read_text())
+
+
+def lake_view(table: str, relation: str | None) -> str:
+    """The statement that makes `raw_<table>` of a lake, from a relation that has its columns, host and day.
+
+    Its devices are numbers of the whole lake: a host's place among all of them, times 256, plus his own.
+    """
+    parts = ["host::VARCHAR AS host", *(["day::DATE AS day"] if table in DATED else [])]
+    for name, kind in schema()[table]:
+        if name == "device":
+            parts.append("(enum_code(host::lake_host)::INTEGER * 256 + device)::INTEGER AS device")
+        elif name == "devices":
+            whole = "enum_code(host::lake_host)::INTEGER * 256"
+            parts.append(f"list_transform(devices, lambda d: ({whole} + d)::INTEGER) AS devices")
+        else:
+            parts.append(f"{name}::{kind} AS {name}")
+    if relation is None:
+        nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
+        relation = f"(SELECT NULL::VARCHAR AS host, NULL::DATE AS day, {nulls} WHERE false)"
+    return f"CREATE OR REPLACE VIEW raw_{table} AS SELECT {', '.join(parts)} FROM {relation}"
 
 
 def create_comments(con: duckdb.DuckDBPyConnection) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 
 SCHEMA_SQL = (Path(__file__).parent / "schema.sql").read_text()
 _LIST_MARK = "\x1f"
+_TAKES_MASKS = int(duckdb.__version__.split(".")[0]) >= 2
+"""DuckDB 1.5 reads a masked array's hidden values as if they were not masked: NULL would be 0."""
 _INTS = {"UTINYINT", "SMALLINT", "INTEGER", "BIGINT"}
 
 
@@ -37,6 +39,9 @@ def to_numpy(columns: list[tuple[str, str]], rows: list[tuple[Any, ...]]) -> dic
         if kind in _INTS or kind == "DOUBLE":
             dtype = np.float64 if kind == "DOUBLE" else np.int64
             mask = [v is None for v in values]
+            if any(mask) and not _TAKES_MASKS:
+                out[name] = np.array(values, dtype=object)
+                continue
             plain = np.array([0 if v is None else v for v in values], dtype)
             out[name] = np.ma.masked_array(plain, mask) if any(mask) else plain
         elif kind.endswith("[]"):

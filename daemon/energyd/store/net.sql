@@ -23,7 +23,7 @@ CREATE MACRO raw_baselines(idle) AS TABLE
 CREATE MACRO raw_net(idle) AS TABLE
   WITH baseline AS MATERIALIZED (FROM raw_baselines(idle)),
   paired AS (
-    SELECT e.run_id, e.stage_id, e.stage, e.device, e.domain, (e.t1_ns - e.t0_ns) / 1e9 AS seconds, e.energy_j,
+    SELECT /*lake e.host, */e.run_id, e.stage_id, e.stage, e.device, e.domain, (e.t1_ns - e.t0_ns) / 1e9 AS seconds, e.energy_j,
       e.u_random_j, e.reason AS why_unknown, b.baseline_id, b.baseline, b.baseline_w, b.u_baseline_w, b.unfit,
       EXISTS (FROM baseline o WHERE o.run_id = e.run_id AND o.baseline_id = e.stage_id) AS is_baseline,
       row_number() OVER (PARTITION BY e.run_id, e.stage_id, e.device
@@ -38,7 +38,7 @@ CREATE MACRO raw_net(idle) AS TABLE
       WHEN unfit IS NOT NULL THEN baseline || ' cannot serve: ' || unfit END AS reason
     FROM paired WHERE choice = 1
   )
-  SELECT run_id, stage_id, stage, device, domain, seconds, energy_j,
+  SELECT /*lake host, */run_id, stage_id, stage, device, domain, seconds, energy_j,
     CASE WHEN reason IS NULL THEN baseline_w END AS baseline_w,
     CASE WHEN reason IS NULL THEN u_baseline_w END AS u_baseline_w,
     CASE WHEN reason IS NULL THEN baseline END AS baseline,

@@ -21,6 +21,9 @@ from energyd.store.base import create_comments, create_views, parquet, raw_view
 from energyd.store.damage import damaged_among
 from energyd.store.read_errors import (
     DaemonUnresponsive,
+    LakeAway,
+    LakeForbidden,
+    LakeUnusable,
     QueryFailed,
     QueryMalformed,
     ReadError,
@@ -32,8 +35,9 @@ from energyd.store.tail import OPEN_ROWS, Parts, gather
 from energyd_client.endpoints import default_store
 
 __all__ = [
-    "DaemonUnresponsive", "QueryFailed", "QueryMalformed", "ReadError", "Reader", "Result", "StoreForbidden",
-    "StoreNotFound", "StoreUnreadable", "default_store", "open_reader",
+    "DaemonUnresponsive", "LakeAway", "LakeForbidden", "LakeUnusable", "QueryFailed", "QueryMalformed",
+    "ReadError", "Reader", "Result", "StoreForbidden", "StoreNotFound", "StoreUnreadable", "default_store",
+    "open_lake", "open_reader",
 ]  # fmt: skip
 
 TRIES: Final = 4
@@ -70,7 +74,7 @@ class Reader:
     """A store, open for questions. Use it in a `with`, or call `close`."""
 
     def __init__(self, store: Path, endpoint: str | None) -> None:
-        self.store = store
+        self.store: Path | str = store  # of a lake: its address
         self._layout = Layout(store)
         self._endpoint = endpoint
         self.left_out: dict[str, str] = {}
@@ -83,16 +87,22 @@ class Reader:
         )  # fmt: skip
         # A year is thousands of files, each asked often.
         self._con.execute("SET parquet_metadata_cache = true")
+        self._con.execute("SET enable_progress_bar = false")  # it would be drawn into the answer
         try:
-            self._parts = self._load()
-            create_views(self._con)
+            self._parts = self._open()
         except BaseException:
             self.close()
             raise
 
+    def _open(self) -> Parts:
+        """Make the raw_ relations, and the views on them."""
+        parts = self._load()
+        create_views(self._con)
+        return parts
+
     @property
     def source(self) -> str:
-        """`daemon` (files and what the daemon holds since) or `files` (no daemon lives)."""
+        """`daemon` (files and what the daemon holds since), `files` (no daemon lives) or `lake`."""
         return self._parts.source
 
     @property
@@ -184,7 +194,7 @@ class Reader:
                     self._con.execute(raw_view(table, self._relations(table, parts)))
                 break
             except PermissionError as error:
-                raise StoreForbidden(error.filename or self.store) from error
+                raise StoreForbidden(error.filename or str(self.store)) from error
             except OSError as error:
                 if not left:
                     raise StoreUnreadable(self.store, f"{error.strerror}: {error.filename}") from error
@@ -200,7 +210,7 @@ class Reader:
         if parts is None:
             return False
         paths = {p for table in parts.sealed.values() for p in table} | set(parts.live.values())
-        found = damaged_among(self.store, sorted(paths - self.left_out.keys()), error)
+        found = damaged_among(self._layout.root, sorted(paths - self.left_out.keys()), error)
         self.left_out |= found
         return bool(found)
 
@@ -217,9 +227,9 @@ class Reader:
         """Where the rows of a table are: sealed, live, hot. A live row that says `open` is the older one."""
         relations = []
         if sealed := [p for p in parts.sealed.get(table, ()) if p not in self.left_out]:
-            relations.append(parquet(self.store, sealed, same_columns=table == "samples"))
+            relations.append(parquet(self._layout.root, sealed, same_columns=table == "samples"))
         if table in parts.live and parts.live[table] not in self.left_out:
-            live = parquet(self.store, [parts.live[table]])
+            live = parquet(self._layout.root, [parts.live[table]])
             if table in OPEN_ROWS:
                 # Closed rows stay: a child heard after its run's end opens the run again in the tail.
                 key, open_ = "run_id", "t1_ns IS NULL"
@@ -245,6 +255,16 @@ def open_reader(store: Path, *, endpoint: str | None = None) -> Reader:
     return Reader(store, endpoint)
 
 
+def open_lake(url: str, *, keys: Path | None = None) -> Reader:
+    """Open a lake of many hosts for questions: a folder, s3://BUCKET/PREFIX or postgresql://HOST/DATABASE.
+
+    `keys`: the file with its credentials, else ENERGYD_LAKE_KEYS or the environment. Raises ReadError.
+    """
+    from energyd.store.lake_read import open_lake_reader  # S3 and its client only where they are asked for
+
+    return open_lake_reader(url, keys)
+
+
 def _vanished(error: duckdb.Error) -> bool:
     """Whether DuckDB missed a file that was there when the list was made."""
     return isinstance(error, duckdb.IOException) and (
@@ -252,7 +272,7 @@ def _vanished(error: duckdb.Error) -> bool:
     )
 
 
-def _explained(error: duckdb.Error, store: Path, *, opening: bool = False) -> ReadError:
+def _explained(error: duckdb.Error, store: Path | str, *, opening: bool = False) -> ReadError:
     """DuckDB's error as one of ours; its own first lines say best where the SQL is wrong."""
     text = str(error).strip()
     if isinstance(error, duckdb.IOException) and "Permission denied" in text:

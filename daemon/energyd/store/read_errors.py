@@ -5,6 +5,9 @@ ReadError                 all of the below; its text is what, where, cure
 ├── StoreForbidden        the operating system refuses: join the group
 ├── StoreUnreadable       files are damaged or vanish under the reader
 ├── DaemonUnresponsive    a daemon holds the store but does not answer
+├── LakeAway              nobody answers where the lake is: try again
+├── LakeForbidden         credentials that are wrong, missing or of another partition
+├── LakeUnusable          an address that is none, an extension that is not here, nothing shipped yet
 ├── QueryMalformed        the SQL does not parse or names what is not there: the asker's to mend
 └── QueryFailed           the SQL is fine, its execution was not
 """
@@ -42,7 +45,7 @@ class StoreForbidden(ReadError):
 class StoreUnreadable(ReadError):
     """A file of the store is damaged or keeps vanishing."""
 
-    def __init__(self, store: Path, why: str) -> None:
+    def __init__(self, store: Path | str, why: str) -> None:
         self.store = store
         super().__init__(
             f"cannot read the store {store}: {why}\n"
@@ -60,6 +63,18 @@ class DaemonUnresponsive(ReadError):
             f"the daemon of {store} does not answer{where}: {why}\n"
             "  cure: `energyd status`; `energyd stop` if it hangs"
         )
+
+
+class LakeAway(ReadError):
+    """Nobody answers where the lake, or its ledger, is."""
+
+
+class LakeForbidden(ReadError):
+    """The lake, or its ledger, does not take these credentials."""
+
+
+class LakeUnusable(ReadError):
+    """The lake cannot be asked as things are."""
 
 
 class QueryMalformed(ReadError):

@@ -37,7 +37,7 @@ CREATE VIEW sensor_agreement AS
     FROM raw_agreement_reads GROUP BY device
   ),
   counter AS (SELECT device, state, period_ns, reason FROM sensors WHERE sensor = 'counter')
-  SELECT v.device, v.uuid, v.source, s.t0_ns, s.t1_ns, (s.t1_ns - s.t0_ns) / 1e9 AS seconds,
+  SELECT /*lake v.host, */v.device, v.uuid, v.source, s.t0_ns, s.t1_ns, (s.t1_ns - s.t0_ns) / 1e9 AS seconds,
     coalesce(s.n_reads, 0) AS n_reads, s.integral_j, s.counter_j,
     s.integral_j / nullif(s.counter_j, 0) - 1 AS agreement,
     2 / sqrt(6) * c.period_ns / 1e9 * s.most_w / nullif(s.counter_j, 0) AS u_agreement,

@@ -17,4 +17,4 @@ CREATE VIEW energy_split_estimate AS
     FROM shared h LEFT JOIN shares u ON u.device = h.device AND u.t_ns >= h.t0_ns AND u.t_ns <= h.t1_ns
     GROUP BY ALL
   )
-  SELECT run_id, stage_id, device, pid, sm_share, energy_j * sm_share AS estimate_j, n FROM busy;
+  SELECT /*lake raw_host_of(device) AS host, */run_id, stage_id, device, pid, sm_share, energy_j * sm_share AS estimate_j, n FROM busy;

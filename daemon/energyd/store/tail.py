@@ -21,7 +21,7 @@ import numpy as np
 
 from energyd.store import Layout
 from energyd.store.base import quoted, sealed_files
-from energyd.store.columns import schema
+from energyd.store.columns import casts, schema, to_numpy
 from energyd.store.lock import read_holder
 from energyd.store.read_errors import DaemonUnresponsive, StoreForbidden, StoreNotFound
 
@@ -98,9 +98,10 @@ def _from_daemon(con: duckdb.DuckDBPyConnection, answer: dict[str, Any]) -> Part
         con.unregister("tail_samples")
     for table, rows in answer["rows"].items():
         if rows and table in schema():
-            appender = con.appender(f"hot.{table}")
-            appender.append_rows(rows)
-            appender.flush()
+            columns = schema()[table]
+            con.register("tail_rows", to_numpy(columns, rows))
+            con.execute(f"INSERT INTO hot.{table} BY NAME SELECT {casts(columns)} FROM tail_rows")
+            con.unregister("tail_rows")
     hot = {table: [f"hot.{table}"] for table in schema()}
     return Parts("daemon", answer["sealed"], answer["live"], hot)
 

@@ -16,13 +16,13 @@ CREATE MACRO raw_sum(x) AS CASE WHEN count(*) = count(x) THEN sum(x) END;
 -- The part of a doubt that is common to all energies of a device. Rounding may leave a hair below 0.
 CREATE MACRO raw_systematic(u_random, u_total) AS sqrt(greatest(u_total * u_total - u_random * u_random, 0));
 
--- lines: run_id, stage_id ('' for the run itself), at_ns (its end), device, domain, energy_j, u_random_j, u_total_j,
+-- lines: run_id, stage_id ('' for the run itself), at_ns (its end), in a lake host, device, domain, energy_j, u_random_j, u_total_j,
 -- coverage, source, flags, reason; one row per device, or one with device NULL where nothing is charged.
 CREATE MACRO raw_bill(lines) AS TABLE
   WITH line AS (FROM query_table(lines)),
-  owner AS (SELECT DISTINCT run_id, stage_id, at_ns FROM line),
+  owner AS (SELECT DISTINCT run_id, stage_id, at_ns/*lake , host*/ FROM line),
   by_domain AS (
-    SELECT run_id, stage_id, domain, count(*) AS n,
+    SELECT run_id, stage_id, /*lake host, */domain, count(*) AS n,
       raw_sum(energy_j) AS j, raw_rss(u_random_j) AS random_j,
       CASE WHEN domain = 'gpu' THEN raw_rss(raw_systematic(u_random_j, u_total_j))
         ELSE raw_sum(raw_systematic(u_random_j, u_total_j)) END AS systematic_j,
@@ -32,20 +32,20 @@ CREATE MACRO raw_bill(lines) AS TABLE
         WHEN bool_or(list_contains(flags, 'replayed')) THEN 'replayed'
         WHEN bool_or(list_contains(flags, 'simulated')) THEN 'simulated' ELSE 'measured' END AS origin,
       string_agg(DISTINCT reason, ', ' ORDER BY reason) FILTER (energy_j IS NULL) AS reason
-    FROM line WHERE device IS NOT NULL GROUP BY run_id, stage_id, domain
+    FROM line WHERE device IS NOT NULL GROUP BY run_id, stage_id, /*lake host, */domain
   ),
   -- The machine as it was at the owner's end, not as it is today.
   first_state AS (
-    SELECT domain, arg_min(state, t_ns) AS state, arg_min(reason, t_ns) AS reason
-    FROM raw_domain_states GROUP BY domain
+    SELECT /*lake host, */domain, arg_min(state, t_ns) AS state, arg_min(reason, t_ns) AS reason
+    FROM raw_domain_states GROUP BY /*lake host, */domain
   ),
   asked AS (SELECT *, unnest(['gpu', 'cpu', 'dram']) AS domain, unnest([1, 2, 3]) AS place FROM owner),
   seen AS (
-    SELECT a.run_id, a.stage_id, a.domain, a.place, coalesce(s.state, f.state, 'absent') AS state,
+    SELECT a.run_id, a.stage_id, /*lake a.host, */a.domain, a.place, coalesce(s.state, f.state, 'absent') AS state,
       CASE WHEN s.state IS NULL THEN f.reason ELSE s.reason END AS state_reason
     FROM asked a
-    ASOF LEFT JOIN raw_domain_states s ON s.domain = a.domain AND s.t_ns <= a.at_ns
-    LEFT JOIN first_state f ON f.domain = a.domain
+    ASOF LEFT JOIN raw_domain_states s ON /*lake s.host = a.host AND */s.domain = a.domain AND s.t_ns <= a.at_ns
+    LEFT JOIN first_state f ON /*lake f.host = a.host AND */f.domain = a.domain
   ),
   standing AS (
     SELECT s.*, d.j, d.random_j, d.systematic_j, d.estimated_j, d.source, d.origin, d.n,
@@ -54,25 +54,27 @@ CREATE MACRO raw_bill(lines) AS TABLE
         ELSE 'not charged' END AS standing,
       coalesce(d.reason, s.state_reason) AS why
     FROM seen s LEFT JOIN by_domain d
-      ON d.run_id = s.run_id AND d.stage_id = s.stage_id AND d.domain = s.domain
+      ON d.run_id = s.run_id AND d.stage_id = s.stage_id AND d.domain = s.domain/*lake  AND d.host = s.host*/
   ),
   bill AS (
     SELECT run_id, stage_id,
-      max(j) FILTER (domain = 'gpu') AS gpu_j, max(j) FILTER (domain = 'cpu') AS cpu_j,
-      max(j) FILTER (domain = 'dram') AS dram_j,
+      CASE WHEN bool_and(j IS NOT NULL) FILTER (domain = 'gpu' AND n > 0) THEN sum(j) FILTER (domain = 'gpu') END AS gpu_j,
+      CASE WHEN bool_and(j IS NOT NULL) FILTER (domain = 'cpu' AND n > 0) THEN sum(j) FILTER (domain = 'cpu') END AS cpu_j,
+      CASE WHEN bool_and(j IS NOT NULL) FILTER (domain = 'dram' AND n > 0) THEN sum(j) FILTER (domain = 'dram') END AS dram_j,
       bool_or(standing IN ('unknown', 'unreadable') AND domain <> 'dram') AS is_unknown,
       bool_and(random_j IS NOT NULL) FILTER (domain <> 'dram' AND n IS NOT NULL) AS has_random,
       bool_and(systematic_j IS NOT NULL) FILTER (domain <> 'dram' AND n IS NOT NULL) AS has_systematic,
       sum(random_j ** 2) FILTER (domain <> 'dram') AS random_j2,
       sum(systematic_j ** 2) FILTER (domain <> 'dram') AS systematic_j2,
       sum(j) FILTER (domain <> 'dram') AS known_j, sum(estimated_j) FILTER (domain <> 'dram') AS known_estimated_j,
-      string_agg(domain || ' ' || CASE WHEN n IS NULL THEN 'unreadable' WHEN origin = 'measured' THEN source
+      /*lake raw_once(*/string_agg(domain || ' ' || CASE WHEN n IS NULL THEN 'unreadable' WHEN origin = 'measured' THEN source
         ELSE coalesce(source, '?') || ' (' || origin || ')' END, ', ' ORDER BY place)
-        FILTER (n IS NOT NULL OR standing = 'unreadable') AS sources,
-      string_agg(domain || ' ' || CASE WHEN n IS NULL THEN standing ELSE origin END, ', ' ORDER BY place) AS domains,
-      string_agg(domain || ': ' || CASE WHEN standing = 'unreadable' THEN 'unreadable, ' ELSE '' END
+        FILTER (n IS NOT NULL OR standing = 'unreadable')/*lake , ', ')*/ AS sources,
+      /*lake raw_once(*/string_agg(domain || ' ' || CASE WHEN n IS NULL THEN standing ELSE origin END, ', ' ORDER BY place)/*lake , ', ')*/
+        AS domains,
+      /*lake raw_once(*/string_agg(domain || ': ' || CASE WHEN standing = 'unreadable' THEN 'unreadable, ' ELSE '' END
         || coalesce(why, 'no reason given'), '; ' ORDER BY place)
-        FILTER (standing IN ('unknown', 'unreadable')) AS reason
+        FILTER (standing IN ('unknown', 'unreadable'))/*lake , '; ')*/ AS reason
     FROM standing GROUP BY run_id, stage_id
   ),
   marks AS (
@@ -98,12 +100,12 @@ CREATE MACRO raw_tokens(units) AS TABLE
   FROM query_table(units) GROUP BY run_id, stage_id;
 
 CREATE VIEW raw_stage_lines AS
-  SELECT s.run_id, s.stage_id, coalesce(s.t1_ns, 9223372036854775807) AS at_ns, e.device, e.domain, e.energy_j,
+  SELECT s.run_id, s.stage_id, coalesce(s.t1_ns, 9223372036854775807) AS at_ns, /*lake s.host, */e.device, e.domain, e.energy_j,
     e.u_random_j, e.u_total_j, e.coverage, e.source, coalesce(e.flags, s.flags, []::VARCHAR[]) AS flags, e.reason
   FROM raw_stages s LEFT JOIN raw_stage_energy e ON e.run_id = s.run_id AND e.stage_id = s.stage_id;
 
 CREATE VIEW stage_totals AS
-  SELECT s.run_id, r.name AS run, s.stage_id, s.parent_id, s.name AS stage, s.depth, s.path, s.status,
+  SELECT /*lake s.host, */s.run_id, r.name AS run, s.stage_id, s.parent_id, s.name AS stage, s.depth, s.path, s.status,
     s.t0_ns, s.t1_ns, s.seconds, b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.u_random_j, b.u_total_j, b.estimated_j,
     b.estimated_share,
     b.total_j / nullif(s.seconds, 0) AS mean_w, t.counts, t.counts[t.token_unit] AS tokens, t.token_unit,
@@ -167,13 +169,14 @@ CREATE VIEW raw_run_lines AS
     FROM integrate('raw_run_overlaps')
   ),
   per_device AS (
-    SELECT run_id, device, domain, raw_sum(energy_j) AS energy_j, raw_rss(random_j) AS u_random_j,
+    SELECT run_id, /*lake raw_host_of(device) AS host, */device, domain, raw_sum(energy_j) AS energy_j, raw_rss(random_j) AS u_random_j,
       sqrt(raw_rss(random_j) ** 2 + raw_sum(systematic_j) ** 2) AS u_total_j, min(coverage) AS coverage, string_agg(DISTINCT source, '+' ORDER BY source) AS source,
       list_sort(list_distinct(flatten(list(flags)))) AS flags,
       string_agg(DISTINCT reason, ', ' ORDER BY reason) AS reason
     FROM piece GROUP BY ALL
   )
-  SELECT r.run_id, '' AS stage_id, coalesce(r.t1_ns, 9223372036854775807) AS at_ns, p.device, p.domain, p.energy_j,
+  SELECT r.run_id, '' AS stage_id, coalesce(r.t1_ns, 9223372036854775807) AS at_ns,
+    /*lake coalesce(p.host, r.host) AS host, */p.device, p.domain, p.energy_j,
     p.u_random_j, p.u_total_j, p.coverage, p.source, coalesce(p.flags, []::VARCHAR[]) AS flags, p.reason
   FROM runs r LEFT JOIN per_device p ON p.run_id = r.run_id;
 CREATE VIEW raw_run_counts AS
@@ -191,7 +194,8 @@ CREATE VIEW raw_run_staged AS
   SELECT run_id, sum(greatest(t1_ns - greatest(t0_ns, busy_until_ns), 0)) / 1e9 AS staged_s FROM marked GROUP BY run_id;
 
 CREATE VIEW run_totals AS
-  SELECT r.run_id, r.name AS run, r.status, r.t0_ns, r.t1_ns, r.seconds, g.staged_s,
+  SELECT /*lake r.host, (SELECT list_sort(list(DISTINCT s.host)) FROM raw_stages s WHERE s.run_id = r.run_id) AS hosts, */
+    r.run_id, r.name AS run, r.status, r.t0_ns, r.t1_ns, r.seconds, g.staged_s,
     (SELECT count(*) FROM raw_stages s WHERE s.run_id = r.run_id) AS n_stages,
     b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.u_random_j, b.u_total_j, b.estimated_j, b.estimated_share,
     b.total_j / nullif(g.staged_s, 0) AS mean_w,

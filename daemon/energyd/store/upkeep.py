@@ -18,6 +18,7 @@ from typing import Final
 
 from energyd.config import Keep
 from energyd.store import (
+    DATED,
     DAY_FILE,
     DROPPED,
     HOUR_NS,
@@ -46,9 +47,6 @@ SLACK_HOURS: Final = 1
 """A day or month is made one file once the first hour after it is sealed, too."""
 RETRY_S: Final = 3_600.0
 """A day whose child failed (a full disk) is tried again after so long."""
-
-DATED: Final = ("samples", "counters", "conditions", "shares", "clocks", "markers")
-"""Tables whose old days go: what was measured. What was learnt of it (runs, energies, gaps …) stays."""
 
 
 class Upkeep:

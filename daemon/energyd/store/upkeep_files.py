@@ -40,7 +40,7 @@ _PR_SET_PDEATHSIG: Final = 1
 # `last`: the last of each second of each device: its cum_uj holds all energy up to it;
 # `around_gap`: both ends of each gap: what lies between them is the gap's;
 # `around_edge`: the samples around each edge of each stage: its energy comes out the same to the microjoule.
-_THIN: Final = """
+THIN_SQL: Final = """
 WITH raw AS (FROM day_samples WHERE device = $device),
 reach AS (
   SELECT coalesce(max(max_step_ns) // 1000000000, 3) + 1 AS s FROM all_devices WHERE device = $device
@@ -98,7 +98,7 @@ def fold(store: Path, table: str, month: str) -> bool:
 def _join(store: Path, table: str, paths: list[str], folder: str, name: str) -> None:
     """Write all rows of a table's files to one, samples in (device, t_ns) order."""
     _as_written(store, paths, folder)
-    with _connect() as con:
+    with connect() as con:
         relation = parquet(store, paths, same_columns=table == "samples")
         (before,) = con.execute(f"SELECT count(*) FROM {relation}").fetchall()[0]
         query = f"SELECT {'DISTINCT ' if table in KEPT else ''}* FROM {relation}"
@@ -124,18 +124,18 @@ def thin(store: Path, day: str) -> bool:
         return False
     _as_written(store, paths, day)
     files = sealed_files(store, None)
-    with _connect() as con:
+    with connect() as con:
         con.execute(
             "CREATE VIEW day_samples AS SELECT device, t_ns, power_mw, cum_uj FROM "
             + parquet(store, paths, same_columns=True)
         )
-        _view(con, store, "all_gaps", files["gaps"], "device UTINYINT, t0_ns BIGINT, t1_ns BIGINT")
-        _view(con, store, "all_energies", files["energies"], "device UTINYINT, t0_ns BIGINT, t1_ns BIGINT")
-        _view(con, store, "all_devices", files["devices"], "device UTINYINT, max_step_ns BIGINT")
+        view_of(con, store, "all_gaps", files["gaps"], "device UTINYINT, t0_ns BIGINT, t1_ns BIGINT")
+        view_of(con, store, "all_energies", files["energies"], "device UTINYINT, t0_ns BIGINT, t1_ns BIGINT")
+        view_of(con, store, "all_devices", files["devices"], "device UTINYINT, max_step_ns BIGINT")
         con.execute("CREATE TABLE thinned AS FROM day_samples LIMIT 0")
         spans = con.execute("SELECT device, min(t_ns), max(t_ns) FROM day_samples GROUP BY 1 ORDER BY 1")
         for device, first, last in spans.fetchall():  # one at a time: an eighth of the memory
-            con.execute(_THIN, {"device": device, "first_ns": first, "last_ns": last})
+            con.execute(THIN_SQL, {"device": device, "first_ns": first, "last_ns": last})
         (expected,) = con.execute("SELECT count(*) FROM thinned").fetchall()[0]
         _write(con, "FROM thinned", store / "sealed" / "samples" / day / THIN_FILE, expected)
     return True
@@ -156,7 +156,8 @@ def _as_written(store: Path, paths: list[str], folder: str) -> None:
         raise UpkeepFailed(f"{path} {why}; cure: stop, then `energyd recover`")
 
 
-def _view(con: duckdb.DuckDBPyConnection, store: Path, name: str, paths: list[str], columns: str) -> None:
+def view_of(con: duckdb.DuckDBPyConnection, store: Path, name: str, paths: list[str], columns: str) -> None:
+    """A relation of these columns of sealed files; empty without any file."""
     names = ", ".join(c.split()[0] for c in columns.split(", "))
     if paths:
         con.execute(f"CREATE VIEW {name} AS SELECT {names} FROM {parquet(store, paths)}")
@@ -180,7 +181,8 @@ def _write(con: duckdb.DuckDBPyConnection, query: str, final: Path, expected: in
         tmp.unlink(missing_ok=True)
 
 
-def _connect() -> duckdb.DuckDBPyConnection:
+def connect() -> duckdb.DuckDBPyConnection:
+    """A database in memory that keeps to its memory, and spills nothing beside the store."""
     con = duckdb.connect(config={"threads": 1, "memory_limit": MEMORY})
     con.execute("SET enable_progress_bar = false")
     con.execute("SET temp_directory = ''")  # fail rather than spill beside the store

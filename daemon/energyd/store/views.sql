@@ -2,12 +2,15 @@
 --
 -- Built on one relation `raw_<table>` for each table of schema.sql; energyd.store.base makes those from
 -- sealed files, live files and the hot tail. Names that begin with raw_ are scaffolding, not promises.
+--
+-- What stands in a comment /*lake …*/ is code where the store is a lake of many hosts (`base.create_views`): there
+-- each relation has a host, and `device` is a number of the whole lake, so that no join need ask for both.
 
-CREATE VIEW samples AS SELECT device, t_ns, power_mw, cum_uj FROM raw_samples;
-CREATE VIEW counters AS SELECT device, t_ns, energy_mj, cum_uj FROM raw_counters;
+CREATE VIEW samples AS SELECT /*lake host, day, */device, t_ns, power_mw, cum_uj FROM raw_samples;
+CREATE VIEW counters AS SELECT /*lake host, day, */device, t_ns, energy_mj, cum_uj FROM raw_counters;
 CREATE VIEW conditions AS FROM raw_conditions;
 CREATE VIEW shares AS FROM raw_shares;
-CREATE VIEW gaps AS SELECT device, t0_ns, t1_ns, reason, bridged_uj FROM raw_gaps;
+CREATE VIEW gaps AS SELECT /*lake host, */device, t0_ns, t1_ns, reason, bridged_uj FROM raw_gaps;
 CREATE VIEW clocks AS FROM raw_clocks;
 CREATE VIEW markers AS FROM raw_markers;
 CREATE VIEW metrics AS FROM raw_metrics;
@@ -24,14 +27,14 @@ CREATE VIEW sensors AS
 -- Two sources may answer for one domain at one start (RAPL unreadable, estimate instead): the better holds.
 CREATE VIEW raw_domain_states AS
   FROM raw_domains
-  QUALIFY row_number() OVER (PARTITION BY domain, t_ns ORDER BY list_position(
+  QUALIFY row_number() OVER (PARTITION BY /*lake host, */domain, t_ns ORDER BY list_position(
     ['measured', 'estimated', 'replayed', 'simulated', 'unreadable', 'absent'], state)) = 1;
 CREATE VIEW domains AS
-  FROM raw_domain_states QUALIFY row_number() OVER (PARTITION BY domain ORDER BY t_ns DESC) = 1;
+  FROM raw_domain_states QUALIFY row_number() OVER (PARTITION BY /*lake host, */domain ORDER BY t_ns DESC) = 1;
 
 -- A run or stage that was open in one file and closed in a later one: the closed row holds.
 CREATE VIEW runs AS
-  SELECT run_id, name, t0_ns, t1_ns, (t1_ns - t0_ns) / 1e9 AS seconds, status, labels, env, git_commit, uid, pid
+  SELECT /*lake host, */run_id, name, t0_ns, t1_ns, (t1_ns - t0_ns) / 1e9 AS seconds, status, labels, env, git_commit, uid, pid
   FROM raw_runs_log  -- what its creator said counts before what was written when only children had spoken
   QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY client IS NULL, t1_ns DESC NULLS LAST) = 1;
 
@@ -60,7 +63,7 @@ CREATE VIEW stages AS
     FROM raw_kin k JOIN raw_stages a ON a.run_id = k.run_id AND a.stage_id = k.ancestor_id
     GROUP BY ALL
   )
-  SELECT s.run_id, s.stage_id, s.parent_id, s.name, p.depth, p.path, s.t0_ns, s.t1_ns,
+  SELECT /*lake s.host, */s.run_id, s.stage_id, s.parent_id, s.name, p.depth, p.path, s.t0_ns, s.t1_ns,
     (s.t1_ns - s.t0_ns) / 1e9 AS seconds, s.doubt_ns, s.status, s.state, s.counts, s.client, s.uid, s.pid,
     s.devices, s.flags
   FROM raw_stages s JOIN place p USING (run_id, stage_id);
@@ -84,7 +87,7 @@ CREATE VIEW raw_stage_energy AS
     UNION
     SELECT run_id, stage_id, device FROM raw_energies
   )
-  SELECT c.run_id, c.stage_id, s.parent_id, s.name AS stage, c.device, v.domain,
+  SELECT /*lake raw_host_of(c.device) AS host, */c.run_id, c.stage_id, s.parent_id, s.name AS stage, c.device, v.domain,
     coalesce(e.t0_ns, s.t0_ns) AS t0_ns, coalesce(e.t1_ns, s.t1_ns) AS t1_ns,
     e.energy_uj / 1e6 AS energy_j, e.counter_uj / 1e6 AS counter_j, e.self_uj / 1e6 AS self_j,
     e.exclusive_uj / 1e6 AS exclusive_j, e.method, e.integral_uj / 1e6 AS integral_j,
@@ -105,7 +108,7 @@ CREATE VIEW raw_stage_energy AS
   LEFT JOIN raw_energies e ON e.run_id = c.run_id AND e.stage_id = c.stage_id AND e.device = c.device
   LEFT JOIN devices v ON v.device = c.device;
 CREATE VIEW stage_energy AS
-  SELECT run_id, stage_id, parent_id, stage, device, domain, t0_ns, t1_ns, energy_j, counter_j, self_j,
+  SELECT /*lake host, */run_id, stage_id, parent_id, stage, device, domain, t0_ns, t1_ns, energy_j, counter_j, self_j,
     exclusive_j, overlap_s, mean_w, coverage, n_samples, u_random_j, u_total_j, source, flags,
     method, integral_j, u_integral_j, u_counter_j, reason, note
   FROM raw_stage_energy;

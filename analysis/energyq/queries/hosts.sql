@@ -1,0 +1,2 @@
+-- Who ships to this lake?
+FROM hosts ORDER BY host

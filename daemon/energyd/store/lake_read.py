@@ -1,0 +1,252 @@
+"""How is a lake asked, whose segments are of many hosts? With the views of a store, which have a host there.
+
+A bare lake is listed: which files count is told by their names. A ledger (DuckLake on PostgreSQL) knows
+them, and the least and largest value of each column, so that it opens those alone that a question needs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import duckdb
+
+from energyd.store import HOUR_NS, TABLES, counting
+from energyd.store.base import create_lake_views, first_line, lake_view, quoted
+from energyd.store.lake import HOSTS, Address, LakeError, LakeRefused, LakeUnreachable, address, parse
+from energyd.store.lake_files import Lake, open_lake
+from energyd.store.lake_keys import ENV_KEYS, read_keys
+from energyd.store.lake_told import fingerprint, told_by
+from energyd.store.read import Reader
+from energyd.store.read_errors import LakeAway, LakeForbidden, LakeUnusable, ReadError
+from energyd.store.tail import Parts
+
+LEDGER: Final = ("postgresql", "postgres")
+"""How the address of a ledger begins."""
+
+
+class LakeReader(Reader):
+    """A lake, open for questions."""
+
+    def __init__(self, url: str, keys_file: Path | None = None) -> None:
+        self._url = url
+        named = os.environ.get(ENV_KEYS)
+        self._keys_file = keys_file or (Path(named) if named else None)
+        self.is_ledger = urlsplit(url).scheme in LEDGER
+        where = None if self.is_ledger else address(url)
+        super().__init__(Path("/") if where is None or where.bucket else where.folder, None)
+        self.store = url if where is None else where.url
+
+    def _open(self) -> Parts:
+        self.store = self._url
+        try:
+            # Who asks a whole fleet seldom does so on a machine that trains.
+            self._con.execute(f"SET threads = {os.cpu_count() or 1}")
+            parts = self._load()
+            create_lake_views(self._con)
+        except LakeRefused as error:
+            raise LakeForbidden(str(error)) from error
+        except LakeUnreachable as error:
+            raise LakeAway(str(error)) from error
+        except LakeError as error:
+            raise LakeUnusable(str(error)) from error
+        except duckdb.Error as error:
+            raise explained(self._url, error) from error
+        return parts
+
+    def views(self) -> list[tuple[str, str, str, str, str]]:
+        """As `Reader` has it; what host and day are is the same everywhere."""
+        said = {"host": "id of the host's store", "hosts": "ids of all hosts that it ran on",
+                "day": "day (UTC) of the file that holds it: names the files to be read"}  # fmt: skip
+        return [(*row[:4], row[4] or said.get(row[2], "")) for row in super().views()]
+
+    def _load(self) -> Parts:
+        keys = read_keys(self._keys_file)
+        if self.is_ledger:
+            # PostgreSQL's extension wants a place for secrets; one that goes with this reader.
+            self._con.execute("SET allow_persistent_secrets = true")
+            self._con.execute(f"SET secret_directory = {quoted(self._scratch.name)}")
+            attach_ledger(self._con, self._url, keys, read_only=True)
+            hosts = _ledger_hosts(self._con)
+            tables = "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
+            have = {name for (name,) in self._con.execute(tables).fetchall()}
+            relations = {t: f"lake.main.{t}" if t in have else None for t in TABLES}
+            sealed: dict[str, list[str]] = {}
+        else:
+            where = address(self._url)
+            if where.bucket is not None:
+                use_s3(self._con, keys)
+            hosts, sealed = look_through(open_lake(where, keys))
+            alike = _are_alike(hosts)
+            relations = {t: self._listed(where, sealed.get(t, []), alike) for t in TABLES}
+        if not hosts:
+            raise LakeUnusable(
+                f"no host has shipped to {self._url} yet\n  cure: `energyd start --lake` there"
+            )
+        self._make_hosts(hosts)
+        for table, relation in relations.items():
+            self._con.execute(lake_view(table, relation))
+        return Parts("lake", sealed, {}, {})
+
+    def _reload(self) -> None:
+        """After damaged files were found: the same list without them."""
+        if self.is_ledger:
+            return
+        where = address(self._url)
+        for table in TABLES:
+            paths = self._parts.sealed.get(table, [])
+            self._con.execute(lake_view(table, self._listed(where, paths, alike=False)))
+
+    def _listed(self, where: Address, paths: list[str], alike: bool) -> str | None:
+        """The relation that reads these files, with host and day from their folders' names."""
+        kept = [quoted(f"{where.url}/{p}") for p in paths if p not in self.left_out]
+        if not kept:
+            return None
+        return (
+            f"read_parquet([{', '.join(kept)}], hive_partitioning = true,"
+            f" hive_types = {{'host': VARCHAR, 'day': DATE}}, union_by_name = {not alike})"
+        )
+
+    def _make_hosts(self, hosts: Mapping[str, Mapping[str, Any]]) -> None:
+        names = ", ".join(map(quoted, sorted(hosts)))
+        self._con.execute(f"CREATE TYPE lake_host AS ENUM ({names})")
+        self._con.execute(
+            "CREATE TABLE raw_hosts (host VARCHAR, hostname VARCHAR, version VARCHAR,"
+            " shipped_until_ns BIGINT, clock_s DOUBLE, clock_doubt_s DOUBLE)"
+        )
+        for host, told in sorted(hosts.items()):
+            until = told.get("shipped_until_hour")
+            self._con.execute(
+                "INSERT INTO raw_hosts VALUES (?, ?, ?, ?, ?, ?)",
+                [host, told.get("hostname"), told.get("version"), None if until is None else until * HOUR_NS,
+                 told.get("clock_s"), told.get("clock_doubt_s")],
+            )  # fmt: skip
+
+
+def open_lake_reader(url: str, keys_file: Path | None = None) -> LakeReader:
+    """Open a lake: a folder, s3://BUCKET/PREFIX or postgresql://HOST/DATABASE. Raises ReadError."""
+    try:
+        check_ledger(url)
+        return LakeReader(url, keys_file)
+    except LakeRefused as error:
+        raise LakeForbidden(str(error)) from error
+    except LakeError as error:
+        raise LakeUnusable(str(error)) from error
+
+
+def look_through(lake: Lake) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
+    """({host: what he says of himself}, {table: the keys that count, by host and day}). Raises LakeError."""
+    folders: dict[tuple[str, str, str], set[str]] = {}
+    hosts: dict[str, dict[str, Any]] = {}
+    for key in lake.names():
+        if (segment := parse(key)) is not None:
+            folders.setdefault((segment.table, segment.host, segment.day), set()).add(segment.name)
+            hosts.setdefault(segment.host, {})
+        elif key.startswith(f"{HOSTS}/host=") and key.endswith(".json"):
+            hosts[key.removeprefix(f"{HOSTS}/host=").removesuffix(".json")] = told_by(lake, key)
+    found: dict[str, list[str]] = {}
+    for (table, host, day), names in sorted(folders.items()):
+        found.setdefault(table, []).extend(f"{table}/host={host}/{day}/{name}" for name in counting(names))
+    return hosts, found
+
+
+def _are_alike(hosts: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether every file has today's columns, so that none need be opened to ask for them."""
+    return all(told.get("schemas") == [fingerprint()] for told in hosts.values())
+
+
+# ---- ledger and extensions ---------------------------------------------------------------------------------
+
+
+def check_ledger(url: str) -> None:
+    """Refuse an address that holds a password. Raises LakeError."""
+    parts = urlsplit(url)
+    if parts.scheme in LEDGER and (parts.password is not None or "password" in parts.query):
+        raise LakeRefused(
+            "the ledger's address holds a password, which every process list and log would show\n"
+            "  cure: PGPASSFILE, or PGPASSWORD in --lake-keys FILE (mode 0600)"
+        )
+
+
+def attach_ledger(
+    con: duckdb.DuckDBPyConnection, url: str, keys: Mapping[str, str], *, read_only: bool, data: str = ""
+) -> None:
+    """Attach a ledger as `lake`; `data`: where its segments lie, once. Raises LakeError, duckdb.Error."""
+    for name in ("ducklake", "postgres_scanner"):
+        load_extension(con, name, "a ledger")
+    if keys.get("PGPASSWORD"):
+        os.environ["PGPASSWORD"] = keys["PGPASSWORD"]  # in the address it would be in every error
+    if keys.get("AWS_ACCESS_KEY_ID"):
+        use_s3(con, keys)
+    options = ["READ_ONLY" if read_only else "CREATE_IF_NOT_EXISTS true"]
+    if data:
+        options.append(f"DATA_PATH {quoted(data)}")
+    con.execute(f"ATTACH {quoted(f'ducklake:postgres:{url}')} AS lake ({', '.join(options)})")
+
+
+def use_s3(con: duckdb.DuckDBPyConnection, keys: Mapping[str, str]) -> None:
+    """Let a connection read S3. Raises LakeError."""
+    load_extension(con, "httpfs", "S3")
+    if not keys.get("AWS_ACCESS_KEY_ID") or not keys.get("AWS_SECRET_ACCESS_KEY"):
+        raise LakeRefused(
+            "no credentials for S3\n"
+            "  cure: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment or --lake-keys FILE"
+        )
+    parts = urlsplit(keys.get("AWS_ENDPOINT_URL", ""))
+    given = {
+        "KEY_ID": keys["AWS_ACCESS_KEY_ID"], "SECRET": keys["AWS_SECRET_ACCESS_KEY"],
+        "SESSION_TOKEN": keys.get("AWS_SESSION_TOKEN"),
+        "REGION": keys.get("AWS_REGION") or keys.get("AWS_DEFAULT_REGION") or "us-east-1",
+        "ENDPOINT": parts.netloc or None, "URL_STYLE": "path" if parts.netloc else None,
+        "USE_SSL": "false" if parts.scheme == "http" else None,
+    }  # fmt: skip
+    options = ", ".join(f"{name} {quoted(value)}" for name, value in given.items() if value)
+    try:
+        con.execute(f"CREATE OR REPLACE SECRET lake (TYPE s3, {options})")
+    except duckdb.Error:  # its text may hold them
+        raise LakeRefused("DuckDB does not take the S3 credentials\n  cure: look at their spelling") from None
+
+
+def load_extension(con: duckdb.DuckDBPyConnection, name: str, what: str) -> None:
+    """Load an extension of DuckDB from the package that brings it, else one that is installed. No network."""
+    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    at = [
+        p for f in folders for p in Path(f).glob(f"extensions/v{duckdb.__version__}/{name}.duckdb_extension")
+    ]
+    try:
+        con.execute(f"LOAD {quoted(at[0]) if at else name}")
+    except duckdb.Error as error:
+        raise LakeError(
+            f"{what} needs DuckDB's extension {name}, which is not here for DuckDB {duckdb.__version__}\n"
+            "  cure: a virtual environment of its own with pip install 'energyd[fleet]' (docs/fleet.md)"
+        ) from error
+
+
+def _ledger_hosts(con: duckdb.DuckDBPyConnection) -> dict[str, dict[str, Any]]:
+    """What the registrar wrote down of each host."""
+    try:
+        rows = con.execute("SELECT host, facts FROM lake.main.hosts_told").fetchall()
+    except duckdb.CatalogException:
+        return {}
+    return {host: json.loads(facts) for host, facts in rows}
+
+
+def explained(url: str, error: duckdb.Error) -> ReadError:
+    """DuckDB's error about a lake as one of ours, without an address of its own making."""
+    text = str(error)
+    if "password authentication failed" in text or "no password supplied" in text:
+        return LakeForbidden(
+            f"{url}: PostgreSQL does not take this user or password\n"
+            "  cure: PGPASSFILE, or PGPASSWORD in --lake-keys FILE (mode 0600)"
+        )
+    if "could not connect" in text or "Connection refused" in text or "connection to server" in text:
+        return LakeAway(f"{url}: PostgreSQL does not answer\n  cure: try again, or look after it")
+    if "403" in text or "permission denied" in text:
+        return LakeForbidden(f"{url}: forbidden: {first_line(error)[:160]}\n  cure: other credentials")
+    return LakeUnusable(f"cannot read the lake {url}: {first_line(error)[:200]}\n  cure: docs/fleet.md")

@@ -1,0 +1,123 @@
+"""Does a ledger, DuckLake on PostgreSQL, hold each segment of a lake once, and answer as the lake does?"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from fleet.conftest import PATHS, Postgres
+from fleet.lakes import host_store, send
+
+DAY = "day=2025-11-24"
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    folder = tmp_path / "lake"
+    folder.mkdir()
+    for host, watts in (("aa", 100), ("bb", 300)):
+        assert send(host_store(tmp_path / host, watts=watts).root, folder, host).error is None
+    return folder
+
+
+@pytest.fixture
+def ledger(postgres: Postgres, request: pytest.FixtureRequest) -> str:
+    return postgres.make(f"t{abs(hash(request.node.name)) % 10**9}")
+
+
+@pytest.fixture
+def call(fleet_python: str, tmp_path: Path) -> Call:
+    """A command of ours by the Python that has the extra `fleet`."""
+
+    def run(*words: object, password: str = "secret") -> subprocess.CompletedProcess[str]:
+        keys = tmp_path / "keys"
+        keys.write_text(f"PGPASSWORD={password}\n")
+        keys.chmod(0o600)
+        command = [fleet_python, "-m", *map(str, words), "--lake-keys", str(keys)]
+        env = {**os.environ, "PYTHONPATH": PATHS}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=110, check=False)
+
+    return run
+
+
+def asked(call: Call, url: object, query: str) -> list[dict[str, Any]]:
+    done = call("energyq", "--lake", url, "--format", "json", query)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_registered_twice_it_is_there_once_and_answers_as_the_folder_does(
+    call: Call, lake: Path, ledger: str
+) -> None:
+    first = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert (first.returncode, first.stderr) == (0, "12 segments added, 0 were there, of 2 hosts\n")
+    again = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert again.stderr == "0 segments added, 12 were there, of 2 hosts\n"
+    for query in (
+        "SELECT host, day, count(*) AS n, max(cum_uj) AS uj FROM samples GROUP BY ALL ORDER BY 1",
+        "FROM stage_energy ORDER BY host, device", "FROM run_totals", "FROM run_hosts ORDER BY host",
+        "FROM hosts ORDER BY host",
+    ):  # fmt: skip
+        assert asked(call, ledger, query) == asked(call, lake, query), query
+
+
+def test_a_days_file_takes_the_place_of_its_hours(call: Call, lake: Path, ledger: str) -> None:
+    call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    hour = lake / "samples" / "host=aa" / DAY / "16.parquet"
+    shutil.copy(hour, hour.with_name("day.parquet"))
+    done = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert done.stderr.startswith("1 segments added, 11 were there")
+    rows = asked(call, ledger, "SELECT host, count(*) AS n FROM samples GROUP BY host ORDER BY host")
+    assert rows == [{"host": "aa", "n": 9000}, {"host": "bb", "n": 9000}]
+
+
+def test_a_segment_of_a_newer_release_is_left_out_named_and_harms_no_other(
+    call: Call, lake: Path, ledger: str
+) -> None:
+    newer = lake / "gaps" / "host=aa" / DAY / "16.parquet"
+    newer.parent.mkdir(parents=True)
+    with duckdb.connect() as con:
+        con.execute(
+            "COPY (SELECT 0::UTINYINT AS device, 1::BIGINT AS t0_ns, 'x' AS colour)"
+            f" TO '{newer}' (FORMAT parquet)"
+        )
+    done = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert done.returncode == 4
+    assert f"gaps/host=aa/{DAY}/16.parquet is of a newer release: it has colour" in done.stderr
+    assert "12 segments added" in done.stderr
+
+
+def test_a_wrong_password_and_a_silent_server_are_told_in_three_lines(
+    call: Call, lake: Path, ledger: str
+) -> None:
+    for words in (
+        ("energyd", "register", "--lake", lake, "--ledger", ledger),
+        ("energyq", "runs", "--lake", ledger),
+    ):
+        done = call(*words, password="hush-hush")
+        assert done.returncode == 5, done.stderr
+        assert "does not take this user or password" in done.stderr
+        assert "hush" not in done.stderr
+        assert len(done.stderr.splitlines()) <= 3
+    done = call("energyq", "runs", "--lake", "postgresql://energy@127.0.0.1:1/x")
+    assert done.returncode == 75, done.stderr
+    assert "PostgreSQL does not answer" in done.stderr
+
+
+def test_a_question_cannot_change_a_ledger(call: Call, lake: Path, ledger: str) -> None:
+    call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    trick = "SELECT * FROM postgres_execute('__ducklake_metadata_lake', 'DELETE FROM ducklake_data_file')"
+    done = call("energyq", "--lake", ledger, trick)
+    assert done.returncode == 1
+    assert "read-only transaction" in done.stderr
+    assert asked(call, ledger, "SELECT count(*) AS n FROM samples") == [{"n": 18000}]
