@@ -207,12 +207,12 @@ def test_what_a_fresh_store_is_told_of_a_reused_artifact_is_borne_once_by_each_a
         used(machine, which, name)
     with open_reader(machine.write()) as reader:
         study = read_store(reader)
-        assert reader.sql("SELECT artifact_id, count(*) AS n FROM artifacts GROUP BY ALL ORDER BY 1").dicts() == [
-            {"artifact_id": "known", "n": 1}, {"artifact_id": "unknown", "n": 1},
-        ]  # fmt: skip
+        listed = reader.sql("SELECT artifact_id FROM artifacts ORDER BY 1").dicts()
+        assert [row["artifact_id"] for row in listed] == ["known", "unknown"]
     first, second, unknown = (e for e in study.executions if e.pipeline == "kd")
     assert (first.part("teacher"), second.part("teacher"), unknown.part("teacher")) == (900, 900, None)
-    assert (first.u_stages["teacher.logits"], first.details["teacher.logits"].gpu_j, first.uses) == (9, 700, 2)
+    assert (first.u_stages["teacher.logits"], first.uses) == (9, 2)
+    assert first.details["teacher.logits"].gpu_j == 700
     assert (first.cards["known"], unknown.cards["unknown"]) == ([], ["energy"])
 
 

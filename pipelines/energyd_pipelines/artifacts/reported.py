@@ -1,8 +1,8 @@
 """How does a store learn what an artifact took that was made elsewhere, or into another store?
 
-A store knows what its own stages took. Of an artifact that was imported, or that lay in a folder before this
-daemon had a store, only the manifest knows it: so who uses it says so, marked `reported`. Where the store holds
-the stage that made it, that one counts and this is not read (view `artifacts`).
+A store knows what its own stages took. Of an artifact that was imported, or made while another store was in
+use, only the manifest knows it: so who uses it says so, marked `reported`. Where the store holds the stage
+that made it, that one counts and this is not read (view `artifacts`).
 """
 
 from __future__ import annotations
