@@ -108,8 +108,19 @@ class _Made:
     @property
     def reported_j(self) -> float | None:
         """What its maker says that it cost, J: of an artifact without a stage here."""
-        value = json.loads(self.row["attrs"] or "{}").get("total_j")
-        return float(value) if isinstance(value, int | float) else None
+        return self.reported["total_j"]
+
+    @property
+    def reported(self) -> dict[str, float | None]:
+        """`reported_j`, its doubt and its domains, as a row of stages has them."""
+        attrs = json.loads(self.row["attrs"] or "{}")
+        said = {key: attrs.get(key) for key in ("total_j", "u_random_j", "gpu_j", "cpu_j")}
+        return {key: float(v) if isinstance(v, int | float) else None for key, v in said.items()}
+
+    @property
+    def is_made_elsewhere(self) -> bool:
+        """Whether the run only told of it, so that what making it cost is not in that run."""
+        return bool(json.loads(self.row["attrs"] or "{}").get("origin") == "reported")
 
 
 def _execution(chain: Chain, known: _Known) -> Execution:
@@ -141,7 +152,7 @@ def _bear(execution: Execution, made: _Made, chain: Chain, known: _Known) -> Non
     """Add what making an artifact cost, unless it was made in this execution and is in there already."""
     name = made.row["stage"] or f"teacher.{made.row['kind']}"
     ids = dict.fromkeys(made.stage_ids)
-    maker = known.chains.get(made.made_by or "")
+    maker = None if made.is_made_elsewhere else known.chains.get(made.made_by or "")
     for run_id in maker.run_ids if maker else ():  # attempts of the maker at it, of which nothing came
         ids |= dict.fromkeys(
             s["stage_id"]
@@ -149,10 +160,14 @@ def _bear(execution: Execution, made: _Made, chain: Chain, known: _Known) -> Non
             if s["stage"] == name and s["stage_id"] not in known.making
             if s["status"] != "ok" or run_id != made.made_by
         )
-    if not made.stage_ids and (made.reported_j is not None or made.made_by not in chain.run_ids):
-        if made.reported_j is not None:
-            known.notes.add(f"REPORTED, not measured here: what {made.row['name']} cost to make")
-        _add(execution, name, {"total_j": made.reported_j})
+    elsewhere = made.is_made_elsewhere or made.made_by not in chain.run_ids
+    if not made.stage_ids and (made.reported_j is not None or elsewhere):
+        known.notes.add(
+            f"REPORTED, not measured here: what {made.row['name']} cost to make"
+            if made.reported_j is not None
+            else f"not known: what {made.row['name']} cost to make; it was made where nobody measured"
+        )
+        _add(execution, name, made.reported)
     for stage_id in ids:
         stage = known.stages.get(stage_id, {"run_id": None, "total_j": None})
         if stage["run_id"] not in chain.run_ids:
@@ -168,7 +183,8 @@ def _unknown_artifact(execution: Execution, artifact_id: str, known: _Known) -> 
 
 def _look_at_card(execution: Execution, artifact_id: str, made: _Made, known: _Known) -> None:
     """Note what the card of an artifact lacks."""
-    lacking = [column for column in CARD if made.row[column] is None]
+    must_say = [c for c in CARD if c != "stage_id" or not made.is_made_elsewhere]
+    lacking = [column for column in must_say if made.row[column] is None]
     costs = [known.stages.get(s, {}).get("total_j") for s in made.stage_ids] or [made.reported_j]
     execution.cards[artifact_id] = lacking + ["energy"] * (None in costs)
 

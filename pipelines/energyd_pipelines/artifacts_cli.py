@@ -115,6 +115,8 @@ def verify(ids: tuple[str, ...], root: Path, as_json: bool) -> None:
     from energyd_pipelines.artifacts.manifest import problems
 
     registry = _registry(root)
+    if not ids and not _folders(root):
+        raise DistillError("there is nothing to verify", where=str(root), cure="--root FOLDER")
     checked = [(a, problems(a.folder, a.manifest)) for a in map(registry.get, ids or _folders(root))]
     if as_json:
         plain = [{"id": a.id, "kind": a.manifest.spec.kind, "problems": found} for a, found in checked]

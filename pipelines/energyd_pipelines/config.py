@@ -20,6 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from energyd_pipelines.errors import DistillError
+from energyd_pipelines.limits import must_make_sense
 
 USAGE = 2
 
@@ -229,6 +230,7 @@ def load(source: str, words: Sequence[str] = ()) -> Config:
     for word in words:
         override(values, word)
     config: Config = build(Config, values, source)
+    must_make_sense(config, source)
     train = config.train
     if train.stop == "to_target" and (train.target is None or not train.eval_every):
         raise DistillError(

@@ -194,6 +194,39 @@ def test_an_artifact_from_elsewhere_is_unknown_or_reported_and_never_free(machin
     assert "REPORTED, not measured here: what cache cost to make" in study.notes
 
 
+def test_what_a_fresh_store_is_told_of_a_reused_artifact_is_borne_once_by_each_and_unknown_stays_so(
+    machine: Store,
+) -> None:
+    told = {"origin": "reported", "made_in": "teacher.logits"}
+    for i, name in enumerate(("kd0", "kd1", "kd2")):
+        labelled(machine, name, 60 * (i + 1), {"student.train": 25}, seed=i)
+        cost = told | {"total_j": 900.0, "u_random_j": 9.0, "gpu_j": 700.0, "cpu_j": 200.0}
+        # The stage around the caller is no maker: it would be charged whole.
+        which, said = ("known", cost) if i < 2 else ("unknown", told)
+        made(machine, which, name, "student.train", attrs=json.dumps(said))
+        used(machine, which, name)
+    with open_reader(machine.write()) as reader:
+        study = read_store(reader)
+        listed = reader.sql("SELECT artifact_id FROM artifacts ORDER BY 1").dicts()
+        assert [row["artifact_id"] for row in listed] == ["known", "unknown"]
+    first, second, unknown = (e for e in study.executions if e.pipeline == "kd")
+    assert (first.part("teacher"), second.part("teacher"), unknown.part("teacher")) == (900, 900, None)
+    assert (first.u_stages["teacher.logits"], first.uses) == (9, 2)
+    assert first.details["teacher.logits"].gpu_j == 700
+    assert (first.cards["known"], unknown.cards["unknown"]) == ([], ["energy"])
+
+
+def test_where_the_store_holds_the_stage_that_made_it_what_users_report_is_not_read(machine: Store) -> None:
+    labelled(machine, "kd0", 60, {"teacher.logits": 20, "student.train": 25})
+    labelled(machine, "kd1", 120, {"student.train": 25}, seed=1)
+    made(machine, "a", "kd1", "", attrs='{"origin": "reported", "total_j": 7.0}')
+    made(machine, "a", "kd0", "teacher.logits")
+    used(machine, "a", "kd0", "kd1")
+    study = study_of(machine)
+    assert {e.run_id: e.part("teacher") for e in study.executions} == {"base": 0, "kd0": 2000, "kd1": 2000}
+    assert not [note for note in study.notes if "REPORTED" in note]
+
+
 def test_a_cache_made_by_a_run_that_trains_nothing_is_not_used_by_making_it(machine: Store) -> None:
     labelled(machine, "cache", 60, {"teacher.logits": 20})
     labelled(machine, "kd0", 120, {"student.train": 25}, seed=1)

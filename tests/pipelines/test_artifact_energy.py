@@ -87,6 +87,28 @@ def test_the_manifest_carries_the_daemons_own_joules_and_the_second_run_makes_no
     assert found.n == 2
 
 
+@pytest.mark.parametrize("total_j", [33.0, None])
+def test_who_reuses_tells_a_store_that_never_saw_it_made_what_the_manifest_knows(
+    measuring: Daemon, tmp_path: Path, total_j: float | None
+) -> None:
+    case = f"elsewhere {total_j}"
+    registry = Registry(tmp_path / "artifacts")
+    with registry.draft(ArtifactSpec("logits", {"teacher": "T", "k": 8, "case": case})) as draft:
+        (draft.folder / "vals").write_bytes(b"v")
+        there = draft.commit(production=production(total_j, origin="measured")).manifest
+    inside = OBTAIN.replace("    obtain", "    with run.stage('outer'): obtain")
+    assert measuring.finish(program(tmp_path, case, inside)).strip() == "0"
+    (row,) = measuring.query(
+        "SELECT a.attrs, u.run_id = a.run_id AS used "
+        "FROM artifacts a JOIN artifact_uses u USING (artifact_id) "
+        f"WHERE artifact_id = '{there.artifact_id}'"
+    )
+    said = row["attrs"]
+    assert (said["origin"], said["measured_as"]) == ("reported", "measured")
+    assert said["made_in"] == "teacher.logits"
+    assert (said.get("total_j"), said.get("gpu_j"), row["used"]) == (total_j, total_j, True)
+
+
 def test_an_attempt_that_failed_and_one_that_was_killed_are_in_the_sum(
     measuring: Daemon, tmp_path: Path
 ) -> None:

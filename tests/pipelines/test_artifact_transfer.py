@@ -311,6 +311,7 @@ def test_an_import_is_told_to_the_daemon_that_runs_here(measuring: Daemon, tmp_p
         (["show", "../x"], 1, "no artifact '../x'"),
         (["export", "ffff"], 1, "no artifact"),
         (["import", __file__], 1, "no whole tar"),
+        (["verify"], 1, "nothing to verify"),
         (["list", "--root", __file__], 2, "the registry is no folder"),
     ],
 )

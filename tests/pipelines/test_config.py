@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,39 @@ def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> 
     for word in ("train.lr=1", "train.lora.r=4", "data.noise=0.1"):
         assert load("tiny", [word]).train_hash != one.train_hash, word
     assert isinstance(one, Config)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.steps=-3", "train.steps is -3"),
+        ("train.batch=0", "train.batch is 0"),
+        ("train.lr=nan", "train.lr is nan"),
+        ("train.lr=.inf", "train.lr is inf"),
+        ("train.group_steps=0", "train.group_steps is 0"),
+        ("data.n=0", "made to order"),
+        ("data.n_eval=0", "nothing to measure quality on"),
+        ("data.noise=1.5", "from 0 to 1"),
+        ("kd.tau=0", "kd.tau is 0"),
+        ("kd.temperatures=[1, -2]", "all above 0"),
+        ("generate.top_p=0", "at most 1"),
+        ("prerun.idle_s=-1", "prerun.idle_s is -1"),
+        ("evaluate.batch=0", "evaluate.batch is 0"),
+        ("pipelines=[]", "pipelines is []"),
+        ("seeds=[1, 1]", "each once"),
+        ("students=[]", "nothing would be trained"),
+        ("students=[{name: S}, {name: S}]", "two students are called S"),
+        ("students=[{name: a/b}]", "no folder's name"),
+        ("teacher=null", "pipeline kd needs a teacher"),
+        ("reuse.regenerate=' '", "needs a reason"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str, said: str) -> None:
+    with pytest.raises(DistillError, match=re.escape(said)) as caught:
+        load("quick", [word])
+    assert caught.value.code == 2
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_what_only_needs_a_teacher_elsewhere_loads_without_one() -> None:
+    assert load("quick", ["teacher=null", "pipelines=[sft]"]).teacher is None

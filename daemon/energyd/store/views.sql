@@ -14,7 +14,12 @@ CREATE VIEW gaps AS SELECT /*lake host, */device, t0_ns, t1_ns, reason, bridged_
 CREATE VIEW clocks AS FROM raw_clocks;
 CREATE VIEW markers AS FROM raw_markers;
 CREATE VIEW metrics AS FROM raw_metrics;
-CREATE VIEW artifacts AS FROM raw_artifacts;
+-- Who uses an artifact that was made elsewhere tells of it (origin `reported`), each anew: one of these rows,
+-- and only where no run of this store made it.
+CREATE VIEW artifacts AS
+  FROM raw_artifacts
+  QUALIFY coalesce(attrs->>'origin', '') <> 'reported' OR row_number() OVER (PARTITION BY artifact_id
+    ORDER BY coalesce(attrs->>'origin', '') = 'reported', t_ns) = 1;
 CREATE VIEW artifact_uses AS FROM raw_artifact_uses;
 
 -- These four stay in hot.duckdb and are sealed as well, so the same row may come twice.

@@ -14,6 +14,7 @@ from typing import Any
 
 from energyd_client import Run, Stage
 from energyd_pipelines.artifacts.registry import Artifact, Draft, Registry, must_be_whole
+from energyd_pipelines.artifacts.reported import report
 from energyd_pipelines.artifacts.spec import ArtifactSpec
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.production import WAIT_S, Production, Site, energy_of
@@ -50,6 +51,7 @@ def obtain(
                 _use(run, found)
                 return found
     must_be_whole(found)
+    report(run, found, made_in=stage_name)  # this store may not hold the stage that made it
     _use(run, found)
     return found
 

@@ -20,6 +20,7 @@ from energyd_pipelines.artifacts import cards, uses
 from energyd_pipelines.artifacts import manifest as m
 from energyd_pipelines.artifacts.manifest import File, Manifest
 from energyd_pipelines.artifacts.registry import NO_ROOM, Artifact, Registry, must_be_whole
+from energyd_pipelines.artifacts.reported import report
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.production import REPORTED
 
@@ -90,14 +91,8 @@ def announce(artifact: Artifact) -> bool:
 
     if is_disabled() or obstacle(default_endpoint()) is not None:
         return False
-    manifest = artifact.manifest
     with energy.run("import artifact") as run:
-        run.artifact(
-            f"{manifest.spec.kind} {artifact.id[:12]}", kind=manifest.spec.kind,
-            uri=artifact.folder.resolve(), sha256=manifest.sha256, size_bytes=manifest.bytes,
-            artifact_id=manifest.artifact_id, total_j=manifest.production.total_j, origin=REPORTED,
-            licence=manifest.licence,
-        )  # fmt: skip
+        report(run, artifact)
     return energy.flush(2.0)
 
 
