@@ -133,7 +133,7 @@ def _has_torch() -> bool:
 def measure(report: Report, store: str, seconds: float, prefix: str) -> str:
     """Check everything; the machine in words."""
     import energyd_client as energy
-    from energyd.bridging import most_mw
+    from energyd.bridging import ceiling_mw
 
     def status() -> dict[str, Any]:
         found: dict[str, Any] = said("energyd", "status", "--store", store, "--json")
@@ -147,7 +147,7 @@ def measure(report: Report, store: str, seconds: float, prefix: str) -> str:
         return rows
 
     limits = [d["power_limit_mw"] for d in status()["devices"] if d["domain"] == "gpu"]
-    fill_counter(report, most_mw(limits[0]) / 1000 * (seconds + MARGIN_S))
+    fill_counter(report, ceiling_mw(limits[0]) / 1000 * (seconds + MARGIN_S))
     pid = int(status()["pid"])
     with energy.run("release"), energy.stage("across"):
         t0_ns, before_j, driver, name = counter()
