@@ -18,14 +18,14 @@ _UNKNOWN_LIMIT_MW: Final = 1_400_000  # above every board there is
 _OVER_LIMIT: Final = 1.5  # an H100's single samples reached 1.34 times its limit
 
 
-def _most_mw(limit_mw: int | None) -> int:
+def ceiling_mw(limit_mw: int | None) -> int:
     """Above what a board can have drawn."""
     return round((limit_mw or _UNKNOWN_LIMIT_MW) * _OVER_LIMIT)
 
 
 def leapt(advance_uj: int, elapsed_ns: int, limit_mw: int | None) -> bool:
     """Whether a counter went ahead by more than the board can have drawn: what it says spans no such step."""
-    return advance_uj > _most_mw(limit_mw) * (elapsed_ns + _STEPS_NS) // 1_000_000
+    return advance_uj > ceiling_mw(limit_mw) * (elapsed_ns + _STEPS_NS) // 1_000_000
 
 
 def bridge_uj(
@@ -43,7 +43,7 @@ def bridge_uj(
     `found_uj`: difference of the reads less the integral of the samples between them; `peak_mw`: highest
     power near the gap; `elapsed_ns`: between the two reads; `after_mj`: the later one.
     """
-    most_mw = _most_mw(limit_mw)
+    most_mw = ceiling_mw(limit_mw)
     if reason not in HELD and after_mj * 1_000_000 <= most_mw * elapsed_ns // 1_000:
         return None
     slack_uj = peak_mw * _STEPS_NS // 1_000_000

@@ -135,6 +135,12 @@ class Intake:
             self._rung = True
             os.eventfd_write(self._bell, 1)
 
+    def _unring(self) -> None:
+        """Before the outbox is looked into, or what comes then would wait."""
+        os.eventfd_read(self._bell)
+        # Only now: who rang between the two would have his ring read away, and nobody would ring again.
+        self._rung = False
+
     # ---- the wire thread ---------------------------------------------------------------------------------
 
     def _loop(self) -> None:
@@ -149,8 +155,7 @@ class Intake:
             ready = dict(poller.poll(int(self._departures.wait_s() * 1000)))
             try:
                 if self._bell in ready:
-                    self._rung = False  # before the outbox is looked into, or what comes then would wait
-                    os.eventfd_read(self._bell)
+                    self._unring()
                 if self.gate is not None:
                     self.gate.answer()
                 drained = self._receive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,3 +110,19 @@ def test_who_asks_and_never_reads_is_told_busy_and_answered_again_once_he_reads(
             return isinstance(p.unpack(deaf.recv()), p.Answer)
 
         wait_for(answered)
+
+
+def test_who_rings_while_the_bell_is_read_leaves_it_to_be_rung_again(
+    intake: tuple[Intake, Inbox, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, read, met = intake[0], os.eventfd_read, []
+
+    def read_while_news_come(fd: int) -> int:
+        wire.publish("devices", p.DeviceList(0, []))
+        met.append(read(fd))
+        return met[-1]
+
+    monkeypatch.setattr(os, "eventfd_read", read_while_news_come)
+    wire.publish("devices", p.DeviceList(0, []))
+    wait_for(lambda: bool(met))
+    wait_for(lambda: not wire._rung)  # else nobody would ring for what comes next

@@ -172,6 +172,21 @@ def test_where_the_last_samples_are_gone_the_gap_ends_where_the_totals_do(layout
     assert told(layout, before, last)[1] == [(before, last, 3_600 * 100_000_000)]
 
 
+@pytest.mark.fault(
+    "A damaged list of sums (sealed/sums)",
+    seen="Nothing: a line that is none is passed over.",
+    lost="Its file is not checked against its sum, and not missed.",
+)
+def test_a_damaged_list_of_sums_keeps_no_store_from_opening(layout: Layout) -> None:
+    for target in (layout.root / "sealed" / "sums").glob("*.sha256"):
+        lines = target.read_text().splitlines(keepends=True)
+        flips = [lines[0].replace("day=20", "day=2p"), lines[0].replace("-", "-9", 1)]
+        flips += [lines[0].replace("sealed/", "sealed"), lines[0].replace("/", "", 2), "\0" * 200 + "\n"]
+        target.write_text("".join([*flips, "0" * 64 + "  sealed/gaps/month=2026-13/month.parquet\n", *lines]))
+    assert open_again(layout) == []
+    assert missing(layout.root, LATER) == []
+
+
 LATER = HOUR + 24 * 40
 
 

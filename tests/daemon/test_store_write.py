@@ -183,6 +183,21 @@ def test_a_client_whose_journal_tells_its_number_is_written_at_the_seal_and_one_
     assert sorted(store.fetch("FROM clients")) == [("c", 5, T0 + 1), ("refused", 6, T0)]
 
 
+def test_the_seal_writes_what_only_the_markers_of_a_daemon_that_was_killed_tell(
+    store: HotStore, layout: Layout
+) -> None:
+    store.commit(Batch(rows={"markers": [marker(1), marker(2)]}, clients={"c": 2}, now_ns=T0))
+    store.commit(Batch(rows={"markers": [marker(3, "d")]}, clients={"d": 4}, now_ns=T0))
+    store.close_as_is()
+    second = HotStore(layout)
+    second.commit(Batch(rows={"markers": [marker(1, "new")]}, clients={"new": 1}, now_ns=T0))
+    second.seal(HOUR, HOUR + 1)  # neither of the first two has said a word meanwhile
+    second.close_as_is()
+    third = HotStore(layout)
+    assert load(layout, third, "boot", HOUR + 1).last_seq == {"c": 2, "d": 4, "new": 1}
+    third.con.close()
+
+
 CHILD = """
 import sys, numpy as np
 from pathlib import Path

@@ -7,11 +7,16 @@ daemon must hold descriptors of /dev/nvidia*, during it no process of its may; t
 again, the gap `released` must be bridged, and the ring's integral with that gap in it must agree with two
 reads of the counter around it (1 %). Nothing is reset. Prints a report as Markdown; exit 1 where something
 does not hold.
+
+A counter of a GPU that has just been started bridges nothing: it must hold more than the board could have
+drawn since the read before, or it may have begun anew meanwhile (`energyd.bridging`). So it is filled first:
+PyTorch multiplies matrices, where it is there; else the script waits, at an idle H100's 70 W for minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 0.01
+MARGIN_S = 10.0  # beyond the release itself, between the daemon's reads of the counter before and after it
+FILL_S = 420.0  # for the margin above, 15 s at 1.5 times 700 W are 15,750 J: 225 s of an idle H100
 DEVICES = "/dev/nvidia"
 
 
@@ -89,9 +96,44 @@ def counter() -> tuple[int, float, str, str]:
     return int(t_ns), float(joules), driver, name.strip()
 
 
+BURN = """
+import torch
+a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+while True:
+    for _ in range(20):
+        b = a @ a
+    torch.cuda.synchronize()
+"""
+
+
+def fill_counter(report: Report, needed_j: float) -> None:
+    """Have GPU 0's counter hold that much, by a load that is gone afterwards."""
+    at_first = held_j = counter()[1]
+    began = time.monotonic()
+    load = subprocess.Popen([sys.executable, "-c", BURN], stderr=subprocess.DEVNULL) if _has_torch() else None
+    try:
+        while held_j <= needed_j and time.monotonic() < began + FILL_S:
+            time.sleep(1)
+            held_j = counter()[1]
+    finally:
+        if load is not None:
+            load.kill()
+            load.wait()
+    report.claim(
+        "the counter holds more than the board can draw meanwhile", held_j > needed_j,
+        f"{held_j:.0f} J ({at_first:.0f} J before {time.monotonic() - began:.0f} s of filling it), "
+        f"needed {needed_j:.0f} J",
+    )  # fmt: skip
+
+
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 def measure(report: Report, store: str, seconds: float, prefix: str) -> str:
     """Check everything; the machine in words."""
     import energyd_client as energy
+    from energyd.bridging import ceiling_mw
 
     def status() -> dict[str, Any]:
         found: dict[str, Any] = said("energyd", "status", "--store", store, "--json")
@@ -104,6 +146,8 @@ def measure(report: Report, store: str, seconds: float, prefix: str) -> str:
         rows: list[dict[str, Any]] = said("energyq", "--store", store, "--format", "json", sql)
         return rows
 
+    limits = [d["power_limit_mw"] for d in status()["devices"] if d["domain"] == "gpu"]
+    fill_counter(report, ceiling_mw(limits[0]) / 1000 * (seconds + MARGIN_S))
     pid = int(status()["pid"])
     with energy.run("release"), energy.stage("across"):
         t0_ns, before_j, driver, name = counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ from energyd.store import (
 )
 
 _CHUNK: Final = 1 << 20
+_LINE: Final = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<path>sealed/[a-z_]+/(?P<folder>[^/]+)/[^/]+)")
 
 
 def note(store: Path, relative: str, file: Path) -> None:
@@ -151,10 +153,21 @@ def _name_of(folder: str) -> str:
 
 
 def _listed(target: Path) -> dict[str, str]:
-    """{path: SHA-256}; of a path twice the later (a seal that died before its commit is done again)."""
+    """{path: SHA-256}; of a path twice the later (a seal that died before its commit is done again).
+
+    A line that is none is passed over: its file goes unchecked.
+    """
     try:
         text = target.read_text(errors="replace")
     except FileNotFoundError:
         return {}
-    lines = (line.split("  ", 1) for line in text.splitlines())
-    return {pair[1]: pair[0] for pair in lines if len(pair) == 2 and len(pair[0]) == 64}
+    lines = (_LINE.fullmatch(line) for line in text.splitlines())
+    return {m["path"]: m["digest"] for m in lines if m and _is_dated(m["folder"])}
+
+
+def _is_dated(folder: str) -> bool:
+    """Whether there is such a day or month: a damaged list must keep no daemon from starting."""
+    try:
+        return is_folder(folder) and end_hour(folder) > 0
+    except ValueError:
+        return False

@@ -63,7 +63,7 @@ class HotStore:
         self.layout = layout
         self.quarantined = 0  # rows set aside since it was opened
         self._held: dict[str, set[str]] | None = None  # by table of what changes: the keys that it holds
-        self._due: dict[str, tuple[str, int, int]] = {}  # rows of clients, which until the seal markers tells
+        self._due: dict[str, tuple[str, int, int]] = {}  # rows of clients, which until the seal markers tell
         self.con = duckdb.connect(config={"threads": 1, "memory_limit": "512MB"})
         try:
             self.con.execute("SET enable_progress_bar = false")
@@ -74,6 +74,7 @@ class HotStore:
                 self.con.execute(f"BEGIN; {SCHEMA_SQL}; {_STATE_SQL}; COMMIT")
             else:
                 self._widen(have)
+                self._due = self._told()
             self.con.execute("SET preserve_insertion_order = true")
             if not self.meta("host_id"):
                 self.set_meta("host_id", secrets.token_hex(8))
@@ -160,6 +161,14 @@ class HotStore:
             held[table] -= changed.keys()
             held[table] |= {key for key, row in changed.items() if row is not None}
         self._due.update(clients)
+
+    def _told(self) -> dict[str, tuple[str, int, int]]:
+        """Rows of clients that only an earlier daemon's markers tell: it ended before the seal wrote them."""
+        rows = self.fetch(
+            "SELECT client, max(seq), max(arrived_ns) FROM markers WHERE seq IS NOT NULL GROUP BY client"
+        )
+        written = dict(self.fetch("SELECT client, seq FROM clients"))
+        return {row[0]: row for row in rows if row[1] > written.get(row[0], 0)}
 
     def _keys(self) -> dict[str, set[str]]:
         """By table of what changes, the keys that it holds."""
