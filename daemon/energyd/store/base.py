@@ -15,11 +15,8 @@ import duckdb
 
 from energyd.store import TABLES, counting, folders_counting, hour_of_sealed, names_in
 from energyd.store.columns import schema
+from energyd.store.needed import HERE, definitions
 
-_HERE: Final = Path(__file__).parent
-VIEW_FILES: Final = (
-    "views.sql", "macros.sql", "totals.sql", "sensors.sql", "sharing.sql", "net.sql", "starved.sql",
-)  # fmt: skip
 ROW_GROUP: Final = 245_760
 """Rows between two zone maps of a day's file: 82 minutes of one device at 50 Hz. Of 1 B samples in 29 files,
 one minute is found in 0.04 s; half as many rows in a group take 0.07 s, for all zone maps are looked at."""
@@ -85,13 +82,13 @@ def raw_view(table: str, relations: Iterable[str]) -> str:
 
 def create_views(con: duckdb.DuckDBPyConnection) -> None:
     """All views and macros, on raw_ relations that exist already."""
-    for name in VIEW_FILES:
-        con.execute((_HERE / name).read_text())
+    for statement in definitions().values():
+        con.execute(statement)
 
 
 def create_comments(con: duckdb.DuckDBPyConnection) -> None:
     """What each view and column means: from comments.sql, and from schema.sql where a view passes it on."""
-    con.execute((_HERE / COMMENT_FILE).read_text())
+    con.execute((HERE / COMMENT_FILE).read_text())
     have = con.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
         " AND database_name = current_database() AND schema_name = 'main'"
@@ -106,6 +103,6 @@ def create_comments(con: duckdb.DuckDBPyConnection) -> None:
 def _schema_comments() -> Mapping[tuple[str, str], str]:
     """{(view, column): comment} from schema.sql."""
     with duckdb.connect() as con:
-        con.execute((_HERE / "schema.sql").read_text())
+        con.execute((HERE / "schema.sql").read_text())
         rows = con.execute("SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal")
         return {(PASSED_ON.get(t, t), c): text for t, c, text in rows.fetchall()}
