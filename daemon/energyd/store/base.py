@@ -6,7 +6,7 @@ Used by both doors: `read` (a user's process: sealed + live + tail) and `catalog
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -64,7 +64,7 @@ def parquet(store: Path, paths: Sequence[str], *, same_columns: bool = False) ->
     return f"read_parquet([{', '.join(full)}], hive_partitioning = false, union_by_name = {not same_columns})"
 
 
-def raw_view(table: str, relations: Iterable[str]) -> str:
+def raw_view(table: str, relations: Sequence[str]) -> str:
     """The statement that makes `raw_<table>` the union of relations; empty but typed without any.
 
     Files of an older release lack the columns that have come since: they read as NULL.
@@ -72,12 +72,12 @@ def raw_view(table: str, relations: Iterable[str]) -> str:
     columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in schema()[table])
     nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
     typed = f"SELECT {nulls} WHERE false"
-    if table == "samples":  # its columns never change, and a plain scan of it is pruned best
-        parts = [f"SELECT {columns} FROM {relation}" for relation in relations]
+    if table == "samples" and relations:  # its columns never change, and a plain scan of it is pruned best
+        rows = " UNION ALL ".join(f"SELECT {columns} FROM {relation}" for relation in relations)
     else:
-        parts = [f"SELECT {columns} FROM ({typed} UNION ALL BY NAME FROM {r})" for r in relations]
-    parts = parts or [typed]
-    return f"CREATE OR REPLACE VIEW raw_{table} AS {' UNION ALL '.join(parts)}"
+        chain = " UNION ALL BY NAME ".join([typed, *(f"FROM {relation}" for relation in relations)])
+        rows = f"SELECT {columns} FROM ({chain})"
+    return f"CREATE OR REPLACE VIEW raw_{table} AS {rows}"
 
 
 def create_views(con: duckdb.DuckDBPyConnection) -> None:
