@@ -6,8 +6,8 @@ import re
 
 import duckdb
 import pytest
-from analysis.energy_store import Store
 
+from analysis.energy_store import Store
 from energyd.store import TABLES
 from energyd.store.base import raw_view
 from energyd.store.columns import SCHEMA_SQL, schema
@@ -22,7 +22,7 @@ def test_the_tables_read_from_the_text_of_the_schema_are_those_that_duckdb_makes
             "SELECT table_name, list((column_name, data_type) ORDER BY column_index) FROM duckdb_columns()"
             " WHERE NOT internal GROUP BY ALL"
         ).fetchall()
-    assert schema() == {table: columns for table, columns in made}
+    assert schema() == dict(made)
     assert tuple(sorted(schema())) == tuple(sorted(TABLES))
 
 

@@ -196,9 +196,10 @@ class Reader:
             self._con.execute(statement, params)
 
     def _only_asks(self, query: str) -> list[duckdb.Statement]:
-        """The statements of a question. Refuse what could write a file, attach one or load code: a question must be safe to paste.
+        """The statements of a question. One that could write a file, attach one or load code is refused.
 
-        By kind of statement, since DuckDB's `enable_external_access` would forbid reading the store as well.
+        A question must be safe to paste. By kind of statement, since DuckDB's `enable_external_access`
+        would forbid reading the store as well.
         """
         statements = self._con.extract_statements(query)
         for statement in statements:
