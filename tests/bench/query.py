@@ -110,7 +110,7 @@ def ask(store: Path, name: str) -> dict[str, Any]:
         times, cpu, answer = [], [], []
         for _ in range(question.times):
             if question.before:
-                reader._con.execute(question.before.format(**words, length=question.length_ns))
+                reader.sql(question.before.format(**words, length=question.length_ns))
             began, busy = time.perf_counter(), time.process_time()
             answer = reader.sql(question.sql.format(**words)).fetchall()
             times.append(time.perf_counter() - began)

@@ -15,7 +15,7 @@ def test_sql_finds_the_energy_of_every_generated_stage_to_the_microjoule(tmp_pat
     n = make(tmp_path, devices=2, hz=2, days=2, n_stages=200, thin_days=2)
     assert n == 2 * 86_400 * (2 * 2 + 2)
     with open_reader(tmp_path) as reader:
-        reader._con.execute(ASKED)
+        reader.sql(ASKED)
         (row,) = reader.sql(ALIKE).fetchall()
         assert row[:2] == (400, 400)
         assert row[2] < 2e-6

@@ -6,7 +6,7 @@ Used by both doors: `read` (a user's process: sealed + live + tail) and `catalog
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -15,11 +15,8 @@ import duckdb
 
 from energyd.store import DATED, TABLES, counting, folders_counting, hour_of_sealed, names_in
 from energyd.store.columns import schema
+from energyd.store.needed import HERE, VIEW_FILES, definitions
 
-_HERE: Final = Path(__file__).parent
-VIEW_FILES: Final = (
-    "views.sql", "macros.sql", "totals.sql", "sensors.sql", "sharing.sql", "net.sql", "starved.sql",
-)  # fmt: skip
 ROW_GROUP: Final = 245_760
 """Rows between two zone maps of a day's file: 82 minutes of one device at 50 Hz. Of 1 B samples in 29 files,
 one minute is found in 0.04 s; half as many rows in a group take 0.07 s, for all zone maps are looked at."""
@@ -68,7 +65,7 @@ def parquet(store: Path, paths: Sequence[str], *, same_columns: bool = False) ->
     return f"read_parquet([{', '.join(full)}], hive_partitioning = false, union_by_name = {not same_columns})"
 
 
-def raw_view(table: str, relations: Iterable[str]) -> str:
+def raw_view(table: str, relations: Sequence[str]) -> str:
     """The statement that makes `raw_<table>` the union of relations; empty but typed without any.
 
     Files of an older release lack the columns that have come since: they read as NULL.
@@ -76,27 +73,27 @@ def raw_view(table: str, relations: Iterable[str]) -> str:
     columns = ", ".join(f"{name}::{kind} AS {name}" for name, kind in schema()[table])
     nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
     typed = f"SELECT {nulls} WHERE false"
-    if table == "samples":  # its columns never change, and a plain scan of it is pruned best
-        parts = [f"SELECT {columns} FROM {relation}" for relation in relations]
+    if table == "samples" and relations:  # its columns never change, and a plain scan of it is pruned best
+        rows = " UNION ALL ".join(f"SELECT {columns} FROM {relation}" for relation in relations)
     else:
-        parts = [f"SELECT {columns} FROM ({typed} UNION ALL BY NAME FROM {r})" for r in relations]
-    parts = parts or [typed]
-    return f"CREATE OR REPLACE VIEW raw_{table} AS {' UNION ALL '.join(parts)}"
+        chain = " UNION ALL BY NAME ".join([typed, *(f"FROM {relation}" for relation in relations)])
+        rows = f"SELECT {columns} FROM ({chain})"
+    return f"CREATE OR REPLACE VIEW raw_{table} AS {rows}"
 
 
 def create_views(con: duckdb.DuckDBPyConnection) -> None:
     """All views and macros, on raw_ relations that exist already."""
-    for name in VIEW_FILES:
-        con.execute((_HERE / name).read_text())
+    for statement in definitions().values():
+        con.execute(statement)
 
 
 def create_lake_views(con: duckdb.DuckDBPyConnection) -> None:
     """The same of a lake, with its hosts, on `lake_relation`s and `raw_hosts`."""
-    con.execute((_HERE / "lake_macros.sql").read_text())
+    con.execute((HERE / "lake_macros.sql").read_text())
     for name in VIEW_FILES:
-        text = _OF_A_LAKE.sub(r"\1", (_HERE / name).read_text())
+        text = _OF_A_LAKE.sub(r"\1", (HERE / name).read_text())
         con.execute(text.replace("::UTINYINT", "::INTEGER"))  # a lake has more than 256 devices
-    con.execute((_HERE / "lake.sql").read_text())
+    con.execute((HERE / "lake.sql").read_text())
 
 
 def lake_view(table: str, relation: str | None) -> str:
@@ -121,7 +118,7 @@ def lake_view(table: str, relation: str | None) -> str:
 
 def create_comments(con: duckdb.DuckDBPyConnection) -> None:
     """What each view and column means: from comments.sql, and from schema.sql where a view passes it on."""
-    con.execute((_HERE / COMMENT_FILE).read_text())
+    con.execute((HERE / COMMENT_FILE).read_text())
     have = con.execute(
         "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
         " AND database_name = current_database() AND schema_name = 'main'"
@@ -136,6 +133,6 @@ def create_comments(con: duckdb.DuckDBPyConnection) -> None:
 def _schema_comments() -> Mapping[tuple[str, str], str]:
     """{(view, column): comment} from schema.sql."""
     with duckdb.connect() as con:
-        con.execute((_HERE / "schema.sql").read_text())
+        con.execute((HERE / "schema.sql").read_text())
         rows = con.execute("SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal")
         return {(PASSED_ON.get(t, t), c): text for t, c, text in rows.fetchall()}

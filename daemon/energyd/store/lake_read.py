@@ -59,6 +59,10 @@ class LakeReader(Reader):
             raise explained(self._url, error) from error
         return parts
 
+    def _make(self, query: str | None) -> bool:
+        """All were made at once: their texts differ from a store's."""
+        return False
+
     def views(self) -> list[tuple[str, str, str, str, str]]:
         """As `Reader` has it; what host and day are is the same everywhere."""
         said = {"host": "id of the host's store", "hosts": "ids of all hosts that it ran on",

@@ -17,8 +17,9 @@ from typing import Any, Final
 import duckdb
 
 from energyd.store import TABLES, Layout
-from energyd.store.base import create_comments, create_views, parquet, raw_view
+from energyd.store.base import create_comments, parquet, raw_view
 from energyd.store.damage import damaged_among
+from energyd.store.needed import definitions, needed
 from energyd.store.read_errors import (
     DaemonUnresponsive,
     LakeAway,
@@ -79,6 +80,8 @@ class Reader:
         self._endpoint = endpoint
         self.left_out: dict[str, str] = {}
         """Damaged files, relative to the store, whose rows no answer holds; and why."""
+        self._made: set[str] = set()
+        """Relations, views and macros made so far: those that questions named."""
         self._scratch = tempfile.TemporaryDirectory(prefix="energyq-")
         # One thread: a training job lives on this machine too. No extension is ever fetched.
         self._con = duckdb.connect(
@@ -95,10 +98,8 @@ class Reader:
             raise
 
     def _open(self) -> Parts:
-        """Make the raw_ relations, and the views on them."""
-        parts = self._load()
-        create_views(self._con)
-        return parts
+        """Learn where the rows are; views are made when a question names them."""
+        return self._load()
 
     @property
     def source(self) -> str:
@@ -108,7 +109,9 @@ class Reader:
     @property
     def newest_t_ns(self) -> int | None:
         """Store time of the newest sample, ns; None without any."""
-        row = self._con.execute("SELECT max(t_ns) FROM raw_samples").fetchone()
+        query = "SELECT max(t_ns) FROM raw_samples"
+        self._make(query)
+        row = self._con.execute(query).fetchone()
         value = row[0] if row else None
         return None if value is None else int(value)
 
@@ -119,9 +122,11 @@ class Reader:
         """
         for left in reversed(range(TRIES)):
             try:
-                self._only_asks(query)
-                self._con.execute(query, params)
-                description = self._con.description or []
+                statements = self._only_asks(query)
+                self._make(query)
+                for number, statement in enumerate(statements, 1):
+                    self._run(statement, params if number == len(statements) else None)
+                description = (self._con.description or []) if statements else []
                 head = self._con.fetchmany(BATCH_ROWS) if description else []
                 break
             except duckdb.Error as error:
@@ -134,12 +139,16 @@ class Reader:
         """Write the rows of one SELECT to a Parquet file. Raises as `sql` does."""
         try:
             self._only_asks(query)
+            self._make(query)
             self._con.sql(query, params=params).write_parquet(str(path), compression="zstd")
         except duckdb.Error as error:
+            if isinstance(error, duckdb.CatalogException) and self._make(None):
+                return self.write_parquet(query, path, params)
             raise _explained(error, self.store) from error
 
     def views(self) -> list[tuple[str, str, str, str, str]]:
         """(view, what it holds, column, type, what the column holds) of all that analysis may rely on."""
+        self._make(None)
         create_comments(self._con)
         return self._con.execute(
             "SELECT view_name, coalesce(v.comment, ''), column_name, data_type, coalesce(c.comment, '')"
@@ -163,18 +172,53 @@ class Reader:
     ) -> None:
         self.close()
 
-    def _only_asks(self, query: str) -> None:
-        """Refuse what could write a file, attach one or load code: a question must be safe to paste.
+    def _make(self, query: str | None) -> bool:
+        """Make what a question names and is not there yet (None: everything); whether anything was.
 
-        By kind of statement, since DuckDB's `enable_external_access` would forbid reading the store as well.
+        Raises StoreUnreadable, StoreForbidden, DaemonUnresponsive.
         """
-        for statement in self._con.extract_statements(query):
+        lacking = [name for name in needed(query) if name not in self._made]
+        for left in reversed(range(TRIES)):
+            try:
+                for name in lacking:
+                    if name not in self._made:
+                        self._con.execute(definitions().get(name) or self._raw_view(name))
+                        self._made.add(name)
+                break
+            except duckdb.Error as error:
+                if not (left and (_vanished(error) or self._leave_out(error, self._parts))):
+                    raise _explained(error, self.store, opening=True) from error
+                self._reload()
+        return bool(lacking)
+
+    def _raw_view(self, name: str, parts: Parts | None = None) -> str:
+        table = name.removeprefix("raw_")
+        return raw_view(table, self._relations(table, parts or self._parts))
+
+    def _run(self, statement: duckdb.Statement, params: Mapping[str, Any] | Sequence[Any] | None) -> None:
+        """Run one statement. A name that DuckDB does not know gets its hint from all names that there are."""
+        try:
+            self._con.execute(statement, params)
+        except duckdb.CatalogException:
+            if not self._make(None):
+                raise
+            self._con.execute(statement, params)
+
+    def _only_asks(self, query: str) -> list[duckdb.Statement]:
+        """The statements of a question. One that could write a file, attach one or load code is refused.
+
+        A question must be safe to paste. By kind of statement, since DuckDB's `enable_external_access`
+        would forbid reading the store as well.
+        """
+        statements = self._con.extract_statements(query)
+        for statement in statements:
             kind = str(statement.type).rpartition(".")[2]
             if kind not in ALLOWED or not ASKS.match(statement.query):
                 raise QueryMalformed(
                     f"only questions are run, and this is none: {statement.query.strip()[:60]}\n"
                     "  cure: a SELECT; its rows go to a file by -o FILE"
                 )
+        return statements
 
     def _stream(self, head: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         try:
@@ -185,13 +229,16 @@ class Reader:
             raise _explained(error, self.store) from error
 
     def _load(self) -> Parts:
-        """Make the raw_ relations. A file that vanishes meanwhile means the list is old: ask again."""
+        """Load what is newer than the files, and make anew the raw_ relations that are in use.
+
+        A file that vanishes meanwhile means the list is old: ask again.
+        """
         parts = None
         for left in reversed(range(TRIES)):
             try:
                 parts = gather(self._con, self._layout, self._endpoint, Path(self._scratch.name))
-                for table in TABLES:
-                    self._con.execute(raw_view(table, self._relations(table, parts)))
+                for name in [f"raw_{table}" for table in TABLES if f"raw_{table}" in self._made]:
+                    self._con.execute(self._raw_view(name, parts))
                 break
             except PermissionError as error:
                 raise StoreForbidden(error.filename or str(self.store)) from error

@@ -99,22 +99,29 @@ CREATE MACRO raw_tokens(units) AS TABLE
       AS token_unit
   FROM query_table(units) GROUP BY run_id, stage_id;
 
-CREATE VIEW raw_stage_lines AS
-  SELECT s.run_id, s.stage_id, coalesce(s.t1_ns, 9223372036854775807) AS at_ns, /*lake s.host, */e.device, e.domain, e.energy_j,
-    e.u_random_j, e.u_total_j, e.coverage, e.source, coalesce(e.flags, s.flags, []::VARCHAR[]) AS flags, e.reason
-  FROM raw_stages s LEFT JOIN raw_stage_energy e ON e.run_id = s.run_id AND e.stage_id = s.stage_id;
-
-CREATE VIEW stage_totals AS
+-- One run's stages (NULL: all). `energyq stages` asks this way, so that a run costs the same in any store.
+CREATE MACRO raw_stage_totals(of_run) AS TABLE
+  WITH run_stages AS MATERIALIZED (FROM raw_stages WHERE of_run IS NULL OR run_id = of_run),
+  run_energies AS (FROM raw_energies WHERE of_run IS NULL OR run_id = of_run),
+  run_kin AS MATERIALIZED (FROM raw_kin_of('run_stages')),
+  run_counts AS (FROM raw_counts_of('run_stages', 'run_kin')),
+  stage_lines AS (
+    SELECT s.run_id, s.stage_id, coalesce(s.t1_ns, 9223372036854775807) AS at_ns, /*lake s.host, */e.device, e.domain, e.energy_j,
+      e.u_random_j, e.u_total_j, e.coverage, e.source, coalesce(e.flags, s.flags, []::VARCHAR[]) AS flags, e.reason
+    FROM run_stages s
+    LEFT JOIN raw_energy_of('run_stages', 'run_energies') e ON e.run_id = s.run_id AND e.stage_id = s.stage_id
+  )
   SELECT /*lake s.host, */s.run_id, r.name AS run, s.stage_id, s.parent_id, s.name AS stage, s.depth, s.path, s.status,
     s.t0_ns, s.t1_ns, s.seconds, b.gpu_j, b.cpu_j, b.dram_j, b.total_j, b.u_random_j, b.u_total_j, b.estimated_j,
     b.estimated_share,
     b.total_j / nullif(s.seconds, 0) AS mean_w, t.counts, t.counts[t.token_unit] AS tokens, t.token_unit,
     b.total_j / nullif(t.counts[t.token_unit], 0) AS j_per_token,
     b.coverage, b.sources, b.domains, b.flags, b.reason
-  FROM stages s
+  FROM raw_placed('run_stages', 'run_kin') s
   LEFT JOIN runs r ON r.run_id = s.run_id
-  LEFT JOIN raw_bill('raw_stage_lines') b ON b.run_id = s.run_id AND b.stage_id = s.stage_id
-  LEFT JOIN raw_tokens('counts') t ON t.run_id = s.run_id AND t.stage_id = s.stage_id;
+  LEFT JOIN raw_bill('stage_lines') b ON b.run_id = s.run_id AND b.stage_id = s.stage_id
+  LEFT JOIN raw_tokens('run_counts') t ON t.run_id = s.run_id AND t.stage_id = s.stage_id;
+CREATE VIEW stage_totals AS FROM raw_stage_totals(NULL);
 
 -- A run is the union of its top stages on each device. Where they overlap (ranks of one machine share its
 -- CPU), a stage that covers the whole piece stands for it; else the piece is integrated from raw samples.

@@ -48,9 +48,12 @@ CREATE VIEW raw_stages AS
   QUALIFY row_number() OVER (PARTITION BY run_id, stage_id
     ORDER BY list_position(['final', 'ended', 'open'], state), t1_ns DESC NULLS LAST) = 1;
 
+-- What follows is written over names of relations: `stages`, `counts` and all joules read the whole store by them,
+-- raw_stage_totals one run's rows, each planned once (DuckDB plans a view anew wherever it is named).
+
 -- Every stage with itself (up = 0) and each of its ancestors. `seen` ends the climb where parents form a ring.
-CREATE VIEW raw_kin AS
-  WITH RECURSIVE link AS MATERIALIZED (SELECT run_id, stage_id, parent_id FROM raw_stages),
+CREATE MACRO raw_kin_of(stage_rows) AS TABLE
+  WITH RECURSIVE link AS MATERIALIZED (SELECT run_id, stage_id, parent_id FROM query_table(stage_rows)),
   kin(run_id, stage_id, ancestor_id, up, seen) AS (
     SELECT run_id, stage_id, stage_id, 0, [stage_id] FROM link
     UNION ALL
@@ -61,36 +64,40 @@ CREATE VIEW raw_kin AS
     WHERE NOT list_contains(k.seen, parent.stage_id)
   )
   SELECT run_id, stage_id, ancestor_id, up FROM kin;
+CREATE VIEW raw_kin AS FROM raw_kin_of('raw_stages');
 
-CREATE VIEW stages AS
+CREATE MACRO raw_placed(stage_rows, kin_rows) AS TABLE
   WITH place AS (
     SELECT k.run_id, k.stage_id, max(k.up) AS depth, string_agg(a.name, '/' ORDER BY k.up DESC) AS path
-    FROM raw_kin k JOIN raw_stages a ON a.run_id = k.run_id AND a.stage_id = k.ancestor_id
+    FROM query_table(kin_rows) k JOIN query_table(stage_rows) a ON a.run_id = k.run_id AND a.stage_id = k.ancestor_id
     GROUP BY ALL
   )
   SELECT /*lake s.host, */s.run_id, s.stage_id, s.parent_id, s.name, p.depth, p.path, s.t0_ns, s.t1_ns,
     (s.t1_ns - s.t0_ns) / 1e9 AS seconds, s.doubt_ns, s.status, s.state, s.counts, s.client, s.uid, s.pid,
     s.devices, s.flags
-  FROM raw_stages s JOIN place p USING (run_id, stage_id);
+  FROM query_table(stage_rows) s JOIN place p USING (run_id, stage_id);
+CREATE VIEW stages AS FROM raw_placed('raw_stages', 'raw_kin');
 
 -- Tokens belong to the stage counted on; a parent shows own + descendants, and so sums its ranks.
-CREATE VIEW raw_own_counts AS
+CREATE MACRO raw_own_counts_of(stage_rows) AS TABLE
   SELECT run_id, stage_id, c.key AS unit, c.value AS n
-  FROM (SELECT run_id, stage_id, unnest(map_entries(counts::MAP(VARCHAR, BIGINT))) AS c FROM raw_stages);
-CREATE VIEW counts AS
+  FROM (SELECT run_id, stage_id, unnest(map_entries(counts::MAP(VARCHAR, BIGINT))) AS c FROM query_table(stage_rows));
+CREATE VIEW raw_own_counts AS FROM raw_own_counts_of('raw_stages');
+CREATE MACRO raw_counts_of(stage_rows, kin_rows) AS TABLE
   SELECT k.run_id, k.ancestor_id AS stage_id, o.unit,
     sum(o.n) FILTER (k.up = 0)::BIGINT AS own_n, sum(o.n)::BIGINT AS total_n
-  FROM raw_own_counts o JOIN raw_kin k USING (run_id, stage_id)
+  FROM raw_own_counts_of(stage_rows) o JOIN query_table(kin_rows) k USING (run_id, stage_id)
   GROUP BY ALL;
+CREATE VIEW counts AS FROM raw_counts_of('raw_stages', 'raw_kin');
 
 -- One row per stage and device. A stage whose energy is not known yet has a row for each device it is
 -- charged to, with NULL and the flag `open` or `pending`,
 -- or `store_damaged`: what it cost was known and is lost with a damaged file.
-CREATE VIEW raw_stage_energy AS
+CREATE MACRO raw_energy_of(stage_rows, energy_rows) AS TABLE
   WITH charged AS (
-    SELECT run_id, stage_id, unnest(devices) AS device FROM raw_stages
+    SELECT run_id, stage_id, unnest(devices) AS device FROM query_table(stage_rows)
     UNION
-    SELECT run_id, stage_id, device FROM raw_energies
+    SELECT run_id, stage_id, device FROM query_table(energy_rows)
   )
   SELECT /*lake raw_host_of(c.device) AS host, */c.run_id, c.stage_id, s.parent_id, s.name AS stage, c.device, v.domain,
     coalesce(e.t0_ns, s.t0_ns) AS t0_ns, coalesce(e.t1_ns, s.t1_ns) AS t1_ns,
@@ -109,9 +116,10 @@ CREATE VIEW raw_stage_energy AS
       WHEN e.device IS NOT NULL THEN coalesce(e.reason, 'unknown')
       WHEN s.state = 'open' THEN 'open' WHEN s.state = 'final' THEN 'store_damaged' ELSE 'pending' END AS reason
   FROM charged c
-  LEFT JOIN raw_stages s ON s.run_id = c.run_id AND s.stage_id = c.stage_id
-  LEFT JOIN raw_energies e ON e.run_id = c.run_id AND e.stage_id = c.stage_id AND e.device = c.device
+  LEFT JOIN query_table(stage_rows) s ON s.run_id = c.run_id AND s.stage_id = c.stage_id
+  LEFT JOIN query_table(energy_rows) e ON e.run_id = c.run_id AND e.stage_id = c.stage_id AND e.device = c.device
   LEFT JOIN devices v ON v.device = c.device;
+CREATE VIEW raw_stage_energy AS FROM raw_energy_of('raw_stages', 'raw_energies');
 CREATE VIEW stage_energy AS
   SELECT /*lake host, */run_id, stage_id, parent_id, stage, device, domain, t0_ns, t1_ns, energy_j, counter_j, self_j,
     exclusive_j, overlap_s, mean_w, coverage, n_samples, u_random_j, u_total_j, source, flags,
