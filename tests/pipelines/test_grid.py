@@ -54,10 +54,11 @@ def test_what_reuse_saved_is_a_sum_of_known_joules_or_is_said_to_be_unknown() ->
 
 LEARN = """
 import sys
+from importlib import import_module
 from pathlib import Path
 from energyd_pipelines.config import load
 from energyd_pipelines.grid import run_grid
-from energyd_pipelines.recipes import sft
+sft = import_module("energyd_pipelines.recipes.sft")
 
 def learn(*args, learn=sft.learn, **named):
     before = len(sys.modules)
