@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from energyd_pipelines import models
 from energyd_pipelines import processes as proc
 from energyd_pipelines.artifacts.registry import Registry
 from energyd_pipelines.cell import Cell
@@ -27,6 +28,8 @@ def run_grid(config: Config, preset: str, folder: Path) -> list[dict[str, Any]]:
     say = Progress(quiet=not here.first)
     try:
         cells = list(cells_of(config, preset, here.same_path(folder), here, say))
+        if any(cell.result is None for cell in cells):
+            models.warm_up()
         for cell in cells:
             if cell.result is None:
                 _run(cell)

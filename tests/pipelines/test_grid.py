@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +50,28 @@ def test_what_reuse_saved_is_a_sum_of_known_joules_or_is_said_to_be_unknown() ->
     )
     assert list(summary([result(2.0), result(None)]))[-1].endswith("which saved unknown energy")
     assert "reused" not in "".join(summary([result()]))
+
+
+LEARN = """
+import sys
+from importlib import import_module
+from pathlib import Path
+from energyd_pipelines.config import load
+from energyd_pipelines.grid import run_grid
+sft = import_module("energyd_pipelines.recipes.sft")
+
+def learn(*args, learn=sft.learn, **named):
+    before = len(sys.modules)
+    learn(*args, **named)
+    print("imported", len(sys.modules) - before)
+
+sft.learn = learn
+run_grid(load("quick", {words!r}), "quick", Path("study"))
+"""
+
+
+def test_the_first_cell_does_not_bear_the_imports_that_all_cells_need(unmeasured: Path) -> None:
+    code = LEARN.format(words=[*SMALLEST, "pipelines=[sft]"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("imported")]
+    assert int(told.split()[1]) < 50  # transformers is 1500
