@@ -6,7 +6,8 @@ over sizes that share an artifact, where the mean saving of its users takes the 
 Its interval is Fieller's for a ratio of two doubtful figures: it is one-sided (`n_high` unknown) when the
 saving may be as small as nothing, and then the state is `inside noise`. A sensor's systematic error scales
 all energies of one board alike and cancels in the ratio, so only random doubt and the spread between
-repetitions count.
+repetitions count. With one repetition the latter is not known, and the answer is `lone`: its interval is the
+measurement's alone, and no claim about the next execution.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class BreakEven:
     total_j: float | None = None  # with the whole teacher: one-off
     ratio: float | None = None  # total_j / baseline_total_j
     repetitions: int = 0  # of the distilled side
+    lone: bool = False  # a side has one repetition, and how another would differ is not assumed
     stop: str | None = None  # what ended the trainings: budget, to_target
     variant: str | None = None  # its name, where the study has several
     uses: int | None = None  # counted
@@ -132,6 +134,7 @@ def _one(
         answer.notes.append("no teacher stage and no artifact is known: its energy is not 0, it is missing")
         answer.teacher_j = None
         return _at_reuse(answer, reuse)
+    answer.lone = repeatability is None and min(len(distilled), len(base)) == 1
     if len(distilled) == 1 or len(base) == 1:
         answer.notes.append("one repetition: how much another would differ is " + (
             "not known" if repeatability is None else f"taken as {100 * repeatability:g} %"))  # fmt: skip
@@ -156,7 +159,7 @@ def _pooled(
     answer = BreakEven(
         pipeline, POOLED, study.baseline, UNKNOWN, teacher_j=teacher.mean_j,
         baseline_student_j=_mean([f.mean_j for f in base]), student_j=_mean([f.mean_j for f in distilled]),
-        repetitions=len(runs), uses=answers[0].uses,
+        repetitions=len(runs), lone=any(a.lone for a in answers), uses=answers[0].uses,
         notes=[f"sizes {', '.join(a.student for a in answers)} equally share {', '.join(sorted(shared))}"],
     )  # fmt: skip
     _judge(answer, teacher, base, distilled)

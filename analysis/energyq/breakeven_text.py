@@ -49,14 +49,17 @@ def show(study: Study, answers: list[BreakEven], format_: str | None, output: Pa
 def sentence(answer: BreakEven) -> str:
     """What the answer means, in one sentence."""
     who = answer.name
+    # A published table states no doubt at all, and says so below; a measured one must not look sure of more.
+    once = ", by one repetition" if answer.lone and answer.u_saving_j is not None else ""
     if answer.state == AT_N:
         bounds = ""
         if answer.n_low is not None:
             high = "no bound" if answer.n_high is None else figures(answer.n_high, 3)
-            bounds = f" (95 %: {figures(answer.n_low, 3)} to {high})"
-        text = f"{who}: cheaper than {answer.baseline} from {figures(answer.n_star, 3)} uses on{bounds}"
+            what = "of the measurement alone" if answer.lone else "95 %"
+            bounds = f" ({what}: {figures(answer.n_low, 3)} to {high})"
+        text = f"{who}: cheaper than {answer.baseline} from {figures(answer.n_star, 3)} uses on{bounds}{once}"
     elif answer.state == NEVER:
-        text = f"{who}: never; its student takes no less than the {answer.baseline}'s"
+        text = f"{who}: never; its student takes no less than the {answer.baseline}'s{once}"
     elif answer.state == NOISE:
         saving = f"{figures(answer.saving_j)} ± {figures(answer.u_saving_j, 2)} J"
         text = f"{who}: inside noise; the saving is {saving}"

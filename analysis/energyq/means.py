@@ -27,9 +27,14 @@ def mean_figure(runs: list[Execution], parts: tuple[str, ...] | None, repeatabil
     """Mean energy of some parts of the equation (None: of all), with its doubt.
 
     The spread of repetitions tells it, and never less than what the measurement states. `repeatability`
-    stands in for the spread where there is one repetition.
+    stands in for the spread where there is one repetition. A teacher's artifact that all of them share is one
+    measurement, which no number of repetitions makes any surer: its doubt comes on top.
     """
     wanted = PARTS if parts is None else parts
+    if len(runs) > 1 and "teacher" in wanted and len(wanted) > 1 and _share_one(runs):
+        rest = mean_figure(runs, tuple(p for p in wanted if p != "teacher"), repeatability)
+        teacher = mean_figure(runs, ("teacher",), repeatability)
+        return Figure(added([rest.mean_j, teacher.mean_j]), (*rest.parts, *teacher.parts), rest.n)
     values = [added([e.part(name) for name in wanted]) for e in runs]
     known = [v for v in values if v is not None]
     if not known or len(known) < len(values):
@@ -37,7 +42,7 @@ def mean_figure(runs: list[Execution], parts: tuple[str, ...] | None, repeatabil
     mean = fmean(known)
     stated = added([_u2(e, wanted) for e in runs])
     measured = None if stated is None else stated / 4 / len(runs) ** 2
-    if parts == ("teacher",) and runs[0].artifacts and len({e.artifacts for e in runs}) == 1:
+    if wanted == ("teacher",) and _share_one(runs):
         known = known[:1]  # one artifact, made once: the other runs say the same figure again
         measured = None if stated is None else stated / 4 / len(runs)
     if len(known) > 1:
@@ -48,6 +53,11 @@ def mean_figure(runs: list[Execution], parts: tuple[str, ...] | None, repeatabil
     if repeatability is not None:
         found.append(Part((repeatability * mean) ** 2))
     return Figure(mean, tuple(found), len(values))
+
+
+def _share_one(runs: list[Execution]) -> bool:
+    """Whether all of them bear the same artifacts of the teacher."""
+    return bool(runs and runs[0].artifacts) and len({e.artifacts for e in runs}) == 1
 
 
 def _u2(execution: Execution, wanted: tuple[str, ...]) -> float | None:

@@ -50,14 +50,12 @@ class Findings:
 def find(study: Study, *, reuse: float | None = None, repeatability: float | None = None) -> Findings:
     """Ask the study everything, once. Without a baseline there is no break-even; the rest is told.
 
-    Raises Refused where a `reuse` is asked about and no baseline, or nothing else, is there to compare with.
+    Raises Refused where no run is there to tell of.
     """
     answers, why = [], ""
     try:
         answers = break_even(study, reuse=reuse, repeatability=repeatability)
     except Refused as error:
-        if reuse is not None:
-            raise
         why = str(error)
     points = frontier(study, reuse=reuse, repeatability=repeatability)
     return Findings(study, reuse, repeatability, breakdown(study), points, answers, why)

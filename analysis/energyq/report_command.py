@@ -36,7 +36,7 @@ def report_command(
 ) -> None:  # fmt: skip
     """Write each RUN, or without one the study of all labelled runs, as one page that needs no network.
 
-    Break-even and --reuse need a baseline among them, runs labelled pipeline=sft; the rest does not.
+    Break-even needs a baseline among them, runs labelled pipeline=sft; the rest does not.
 
     \b
     Examples:

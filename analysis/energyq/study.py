@@ -23,7 +23,7 @@ MIXED: Final = "MIXED, "
 """How a note begins that says in what runs differ which were compared all the same."""
 
 VARIANTS: Final = {"budget": "equal budget", "to_target": "to target"}
-"""What a label `stop` is called: trainings that end after equal tokens, or at an equal quality."""
+"""What a label `stop` is called: trainings that end after equal tokens or steps, or at an equal quality."""
 
 
 @dataclass

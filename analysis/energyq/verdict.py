@@ -27,6 +27,8 @@ def verdict(study: Study, answers: list[BreakEven]) -> str:
         names = [a.name for a in single if a.state == state]
         if names:
             said.append(words.format(", ".join(names)))
+    if any(a.lone and a.u_saving_j is not None for a in single if a.state in (AT_N, NEVER)):
+        said.append("One repetition decides: another may turn any of it (run more seeds).")
     if any(a.u_saving_j is None for a in pays):
         said.append("No doubt is stated, so these thresholds have no interval.")
     return " ".join(said) or "Too little is known for a verdict."

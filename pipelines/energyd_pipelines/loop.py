@@ -89,6 +89,7 @@ def train(
             config.checkpoint_every
             and step % config.checkpoint_every == 0
             and step < config.steps
+            and not reached  # resumed from here, it would learn on beyond the target
             and processes.first
         ):
             with run.stage("checkpoint", devices=processes.devices):

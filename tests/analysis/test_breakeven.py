@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energyq.breakeven import AT_N, NEVER, NOISE, UNKNOWN, BreakEven, break_even, energy_at, fieller
+from energyq.breakeven_text import sentence
 from energyq.commands import run
 from energyq.find import NotFound, Refused
 from energyq.study import J_PER_KWH, Execution, Study, part_of, size_order
 from energyq.study_csv import read_csv
+from energyq.verdict import verdict
 
 
 def table(folder: Path, rows: list[str], columns: str = "pipeline,student,stage,kwh") -> str:
@@ -113,6 +115,20 @@ def test_repetitions_give_the_interval_by_their_spread(tmp_path: Path) -> None:
     assert answer.u_saving_j / J_PER_KWH == pytest.approx(2.776 * math.sqrt(2 * 0.01 / 3), rel=1e-3)
     assert answer.n_star == pytest.approx(3)
     assert (answer.repetitions, answer.state) == (3, AT_N)
+
+
+def test_one_repetition_is_no_95_percent_claim_about_the_next(tmp_path: Path) -> None:
+    rows = ["sft,1B,student.train,10,0.1", "kd,1B,teacher.logits,6,0.1", "kd,1B,student.train,8,0.1"]
+    study = read_csv(table(tmp_path, rows, "pipeline,student,stage,kwh,u_kwh"))
+    (alone,) = break_even(study)
+    assert alone.lone
+    assert "from 3.00 uses on (of the measurement alone: " in sentence(alone)
+    assert sentence(alone).endswith(", by one repetition")
+    assert "One repetition decides" in verdict(study, [alone])
+    (assumed,) = break_even(study, repeatability=0.02)
+    assert not assumed.lone
+    assert "uses on (95 %: " in sentence(assumed)
+    assert "repetition" not in sentence(assumed) + verdict(study, [assumed])
 
 
 def test_sizes_are_pooled_only_where_they_share_an_artifact(tmp_path: Path) -> None:

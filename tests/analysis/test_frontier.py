@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from energyq.commands import run
 from energyq.frontier import frontier, ranking, turns
-from energyq.study import Execution, Study
+from energyq.study import J_PER_KWH, Execution, Study
 from energyq.study_csv import read_csv
 
 HEADER = "pipeline,student,stage,kwh,quality,seed\n"
@@ -50,6 +50,22 @@ def test_a_teachers_cost_takes_distilling_off_the_frontier_and_reuse_puts_it_bac
     assert points["kd"].at_reuse is not None
     assert points["kd"].at_reuse.energy_j == pytest.approx(9)
     assert points["kd"].at_reuse.on_front is True
+
+
+def test_a_shared_teachers_doubt_stays_whole_however_many_students_repeat(tmp_path: Path) -> None:
+    """Teacher 11 ± 1 kWh once; three students within 0.1: the mean is off by the teacher's 1 at the least."""
+    path = tmp_path / "s.csv"
+    rows = [f"kd,1B,teacher.logits,11,1,{i},a" for i in range(3)]
+    rows += [f"kd,1B,student.train,{5 + d},0.01,{i},a" for i, d in enumerate((-0.1, 0, 0.1))]
+    path.write_text("\n".join(["pipeline,student,stage,kwh,u_kwh,seed,artifact", *rows]) + "\n")
+    (point,) = frontier(read_csv(str(path)), reuse=1)
+    assert point.full.energy_j == pytest.approx(16 * J_PER_KWH)
+    assert point.full.u_energy_j is not None
+    assert point.full.u_energy_j > 1 * J_PER_KWH * 0.97  # ± 2 σ stated, 1.96 σ told
+    assert point.at_reuse is not None
+    assert point.at_reuse.u_energy_j == pytest.approx(point.full.u_energy_j)  # one use is the whole teacher
+    assert point.student_only.u_energy_j is not None
+    assert point.student_only.u_energy_j < 0.3 * J_PER_KWH
 
 
 def test_the_ranking_by_energy_turns_at_the_break_even() -> None:

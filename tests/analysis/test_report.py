@@ -132,7 +132,8 @@ def test_without_a_baseline_there_is_a_report_that_says_what_it_lacks(
     assert "Where the energy goes" in text
     assert "no baseline among its pipelines kd" in text
     assert sorted(p.name for p in (tmp_path / "f").iterdir()) == ["breakdown.svg", "frontier.svg"]
-    assert run([*asked, "--reuse", "5"]) == 2  # which was asked for, and cannot be told
+    assert run([*asked, "--reuse", "5"]) == 0  # the cheapest of those there are can be told
+    assert "at 5 uses for 1B, kd 1B takes least" in (tmp_path / "r.html").read_text()
 
 
 def test_a_browser_shows_it_without_a_complaint(tmp_path: Path, grid: str) -> None:
@@ -166,6 +167,22 @@ def test_the_page_of_the_papers_table_in_the_docs_is_what_the_command_writes() -
     assert kept.read_text() == study_report(find(read_csv("poster"), reuse=6)), (
         "made anew by: energyq report --study poster --reuse 6 -o docs/results/poster.html"
     )
+
+
+def test_the_page_of_the_demos_grid_in_the_docs_has_all_nine_cells_and_stands_alone() -> None:
+    """Its figures are of one hour of one machine; what the page must hold is not."""
+    text = (Path(__file__).parents[2] / "docs" / "results" / "tiny.html").read_text()
+    reading = Balanced()
+    reading.feed(text)
+    assert reading.open == []
+    assert len(text.encode()) <= 500_000
+    assert re.findall(r'(?:src|href)="(?!#)', text) == []  # nothing to fetch
+    assert "/tmp/" not in text
+    for title in ("Where the energy goes", "What quality costs", "When distilling pays", "Measured with"):
+        assert title in text
+    cells = re.findall(r"<tr><t[dh][^>]*>(sft|kd|synthetic)</t[dh]><t[dh][^>]*>(S|M|L)</t[dh]>", text)
+    assert len(set(cells)) == 9
+    assert len(re.findall(r'class="power', text)) >= 3  # the trace of one run a pipeline
 
 
 @pytest.fixture

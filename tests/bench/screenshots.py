@@ -17,7 +17,7 @@ from typing import Final
 from PIL import Image
 
 WIDE: Final = 1100  # px
-TALL: Final = 3600  # px, then cut to the page's end
+TALL: Final = 6000  # px, then cut to the page's end
 MOST: Final = 200_000  # bytes a picture
 LOOKS: Final = {"light": [], "dark": ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"]}
 

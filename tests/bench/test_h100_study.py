@@ -214,6 +214,45 @@ def test_a_break_even_has_an_interval_or_says_that_there_is_none(saving: Value, 
     assert poster.break_even(Value(10.0), saving) == wanted
 
 
+def test_a_difference_of_two_lone_windows_below_what_repeats_differ_is_no_saving() -> None:
+    """KD 0.65 % below SFT, one window each: neither a ratio nor an N* may look sure of it."""
+    kinds = {
+        k.name: k
+        for k in (
+            kind("13b sft", "student.train", "positions", 0.1899),
+            kind("13b kd", "student.train", "label", 0.1887 * 3),
+            kind("32b logits", "teacher.logits", "positions", 0.09),
+        )
+    }
+    sure = page.thresholds(kinds)
+    assert "inside noise" not in sure
+    assert "| 13b | " in sure
+    for lone in kinds.values():
+        del lone.windows[1:]
+    assert kinds["13b sft"].j_per("positions", common=False).half == pytest.approx(0.1899 * 0.01)
+    text = page.thresholds(kinds)
+    assert "| 13b * | " in text
+    assert "inside noise (from " in text
+    ratio = page.steps(kinds).partition("takes ")[2].partition(" times")[0]
+    assert ratio == "0.9937 ± 0.014"
+
+
+def test_what_a_teacher_takes_beside_a_student_is_told_as_a_ratio() -> None:
+    kinds = {
+        k.name: k
+        for k in (
+            kind("1b sft", "student.train", "positions", 0.03),
+            kind("7b sft", "student.train", "positions", 0.09),
+            kind("13b sft", "student.train", "positions", 0.18),
+            kind("32b logits", "teacher.logits", "positions", 0.09),
+        )
+    }
+    told = [line.partition("takes ")[2] for line in page.claims(kinds).splitlines() if "rivals" in line]
+    assert [(t.partition(" ")[0], t.rpartition(": ")[2]) for t in told] == [
+        ("3", "more."), ("1", "as much."), ("0.5", "less.")
+    ]  # fmt: skip
+
+
 def test_the_overheads_ratio_is_that_of_paired_rounds_with_a_bootstrap_interval() -> None:
     dice = np.random.default_rng(1)
     drift = 1 + 0.2 * np.sin(np.arange(40))  # common to a round: it must not widen the interval

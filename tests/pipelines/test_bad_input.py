@@ -165,6 +165,34 @@ def test_training_to_a_target_stops_at_the_first_evaluation_that_reaches_it(unme
     assert results == [(4, True), (12, False)]
 
 
+def test_a_target_that_was_reached_leaves_no_checkpoint_from_which_to_learn_on(
+    unmeasured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill after the target and before the end: the next attempt must stop where this one did."""
+    kept: list[int] = []
+    save = checkpoints.save
+
+    def keep(path: Path, model: Any, optimiser: Any, step: int) -> None:
+        kept.append(step)
+        save(path, model, optimiser, step)
+
+    monkeypatch.setattr(checkpoints, "save", keep)
+    words = ["pipelines=[sft]", "train.steps=12", "train.eval_every=4", "train.checkpoint_every=2",
+             "train.stop=to_target", "train.metric=nll", "train.target=100.0"]  # fmt: skip
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(checkpoints, "save_student", killed)
+        distill("run", "quick", *SMALLEST, *words)
+    assert kept == [2]
+    code, said = distill("run", "quick", *SMALLEST, *words, "--resume")
+    assert code == 0, said
+    found = json.loads(next(unmeasured.glob("runs/*/*/result.json")).read_text())
+    assert (found["attempts"], found["training"]["steps"]) == (2, 4)
+
+
 def test_a_preset_is_shown_whole_and_presets_are_listed() -> None:
     shown = CliRunner().invoke(cli, ["config", "quick", "train.steps=7"])
     assert "steps: 7" in shown.output

@@ -25,6 +25,10 @@ UNITS: Final = ("positions", "label", "generated")
 T_975: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Student's t, 97.5 %, by degrees of freedom."""
 
+USUAL: Final = 0.005
+"""Share (k = 1) by which a window's energy is taken to differ from its repeat's where there is none: what
+`energyq compare` assumes too. Without it a difference of two lone windows looks as sure as their sensor."""
+
 QUESTION: Final = """
     SELECT t.stage_id, t.seconds, t.gpu_j, t.cpu_j, t.total_j, t.u_total_j, t.u_random_j, t.reason,
         list(s.t_ns ORDER BY s.t_ns) AS t_ns, list(s.power_mw ORDER BY s.t_ns) AS power_mw
@@ -53,6 +57,14 @@ class Value:
             return self
         return Value(self.mean * factor, None if self.half is None else self.half * abs(factor))
 
+    def over(self, other: Value) -> Value:
+        """The quotient of two independent figures."""
+        if self.mean is None or not other.mean:
+            return Value(None)
+        shares = [h / m for h, m in ((self.half, self.mean), (other.half, other.mean)) if h is not None and m]
+        quotient = self.mean / other.mean
+        return Value(quotient, quotient * math.hypot(*shares) if shares else None)
+
     def less(self, other: Value) -> Value:
         """The difference of two independent figures."""
         if self.mean is None or other.mean is None:
@@ -73,12 +85,15 @@ class Kind:
     def j_per(self, unit: str, *, common: bool = True) -> Value:
         """Joules (GPU and CPU) a token. Its interval: the spread of windows, and the sensor's own doubt.
 
-        `common` False leaves out what all windows of a board have in common, which cancels in a ratio.
+        `common` False is for ratios: what all windows of a board have in common, which cancels, is left out;
+        how a lone window would differ from its repeat, which does not cancel, is assumed (USUAL).
         """
         doubt = "u_total_j" if common else "u_random_j"
         rows = [w for w in self.windows if w.get(unit) and w["energy"]["total_j"] is not None]
         found = mean_of([w["energy"]["total_j"] / w[unit] for w in rows])
         shares = [e[doubt] / e["total_j"] for e in (w["energy"] for w in rows) if e[doubt] is not None]
+        if not common and len(rows) == 1:
+            shares = [math.hypot(*shares, 2 * USUAL)]
         if found.mean is None or not shares:
             return found
         return Value(found.mean, math.hypot(found.half or 0.0, fmean(shares) * found.mean))

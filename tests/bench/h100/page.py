@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.h100 import poster
-from bench.h100.figures import Kind, Value, read
+from bench.h100.figures import USUAL, Kind, Value, read
 from bench.h100.piece import unpack
 
 Pieces = list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]
@@ -103,7 +103,10 @@ def steps(kinds: dict[str, Kind]) -> str:
             f"{_ratio(control, own, 'positions')} times the energy at {control.watts()} W, and {flag} the "
             f"STARVED flag ({'up' if own.starved else 'down'} on the memory-mapped cache)."
         )
-    about = "By position, on one board: what its sensor has wrong in common cancels."
+    about = (
+        "By position, on one board: what its sensor has wrong in common cancels. Of one window a kind, how\n"
+        f"repeats differ is taken as {100 * USUAL:g} % (k = 1), as `energyq compare` does."
+    )
     return "\n".join(["## KD against SFT, step for step", "", about, "", *lines]) if lines else ""
 
 
@@ -140,6 +143,9 @@ def logged(kinds: dict[str, Kind]) -> str:
     """Stages of which the poster's logs hold energy and tokens."""
     lines = [
         "## Against the poster's logs, token for token",
+        "",
+        "Where positions are inferred from their own energy, a ratio says how our joules a position compare",
+        f"with those assumed (1B {poster.J_POSITION['1b']}, 13B {poster.J_POSITION['13b']}): no more.",
         "",
         "| stage | tokens | theirs, kWh | J/token | ours, kWh | theirs / ours | what differs |",
         "|---|---|---|---|---|---|---|",
@@ -223,7 +229,7 @@ def thresholds(kinds: dict[str, Kind]) -> str:
             "shows), the cache one pass; synthetic students at their budget, generation at our best batch.",
             "`equal`: KD sees as many positions as SFT. Whether fewer tokens suffice is a question of",
             "quality, which is not answered here. What all windows of a board have in common cancels.",
-            "*: one window a kind, how repeats differ is not in its intervals.",
+            f"*: one window a kind, how repeats differ is taken as {100 * USUAL:g} % (k = 1).",
             "",
             "| size | KD, poster | KD, as budgeted | KD, equal | synthetic, poster | … as budgeted |",
             "|---|---|---|---|---|---|",
@@ -235,33 +241,37 @@ def thresholds(kinds: dict[str, Kind]) -> str:
 def claims(kinds: dict[str, Kind]) -> str:
     """Which of the poster's conclusions hold."""
     found = []
-    cache = poster.kwh(kinds.get("32b logits"), "positions", poster.PASS_POSITIONS)
     best = poster.best_generation(kinds)
-    answers = poster.kwh(best, "generated", poster.TEACHER["synthetic"][3])
+    _, theirs, _, tokens, _ = poster.TEACHER["synthetic"]
+    works = (
+        ("caching logits of one pass", kinds.get("32b logits"), "positions", poster.PASS_POSITIONS),
+        (f"generating {tokens / 1e6:.1f} M tokens", best, "generated", tokens),
+    )
     for size in poster.SIZES:
-        a_pass = poster.kwh(kinds.get(f"{size} sft"), "positions", poster.PASS_POSITIONS)
-        for what, teacher in (("caching logits", cache), ("generation", answers)):
-            if teacher.mean and a_pass.mean:
-                word = "holds" if teacher.mean > a_pass.mean else "does not hold"
+        for what, kind, unit, n in works:
+            sft = kinds.get(f"{size} sft")
+            times = poster.kwh(kind, unit, n, common=False).over(
+                poster.kwh(sft, "positions", poster.PASS_POSITIONS, common=False)
+            )
+            if times.mean:
+                half = times.half or 0.0
+                word = "more" if times.mean - half > 1 else "less" if times.mean + half < 1 else "as much"
+                both = [
+                    poster.kwh(kind, unit, n), poster.kwh(sft, "positions", poster.PASS_POSITIONS)
+                ]  # fmt: skip
                 found.append(
-                    f"- Teacher-side cost rivals the student's, {size}, {what}: {word} for one pass over the "
-                    f"data ({teacher} kWh against {a_pass} kWh of SFT)."
+                    f"- Teacher-side cost rivals the student's, {size}: {what} takes {times} times one "
+                    f"pass of SFT ({both[0]} against {both[1]} kWh): {word}."
                 )
+    answers = poster.kwh(best, "generated", tokens)
     if best and answers.mean:
-        change = 10.6 / answers.mean
         found.append(
-            f"- Generation is a near-fixed cost of 10.6 kWh: as many tokens take {answers} kWh by "
-            f"{best.name}, {change:.1f} times less; it is a property of how it is run."
+            f"- Generation is a near-fixed cost of {theirs:.1f} kWh: as many tokens take {answers} kWh by "
+            f"{best.name}, {theirs / answers.mean:.1f} times less; it is a property of how it is run."
         )
     return "\n".join(["## Which conclusions hold", "", *found]) if found else ""
 
 
 def _ratio(over: Kind, under: Kind, unit: str) -> str:
     """Quotient of two variants, and the spread of its parts."""
-    a, b = over.j_per(unit, common=False), under.j_per(unit, common=False)
-    if not a.mean or not b.mean:
-        return "–"
-    half = None
-    if a.half is not None and b.half is not None:
-        half = a.mean / b.mean * ((a.half / a.mean) ** 2 + (b.half / b.mean) ** 2) ** 0.5
-    return str(Value(a.mean / b.mean, half))
+    return str(over.j_per(unit, common=False).over(under.j_per(unit, common=False)))

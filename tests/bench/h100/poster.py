@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.h100.figures import Kind, Value
+from energyq.breakeven import fieller
 
 KWH: Final = 3.6e6
 SIZES: Final = ("1b", "7b", "13b")
@@ -101,8 +102,7 @@ def break_even(teacher: Value, saving: Value) -> str:
         return "never"
     if saving.mean <= 0:
         return "never, or inside noise"
-    low = (teacher.mean - half_t) / (saving.mean + half)
-    if saving.mean <= half:
+    low, high = fieller(teacher.mean, half_t, saving.mean, half)
+    if high is None:
         return f"{teacher.mean / saving.mean:.2g}, inside noise (from {low:.2g}, no upper bound)"
-    high = (teacher.mean + half_t) / (saving.mean - half)
     return f"{teacher.mean / saving.mean:.2g} ({low:.2g} to {high:.2g})"
