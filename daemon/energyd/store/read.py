@@ -140,7 +140,8 @@ class Reader:
         try:
             self._only_asks(query)
             self._make(query)
-            self._con.sql(query, params=params).write_parquet(str(path), compression="zstd")
+            with self._con.cursor() as con:  # its own: another answer may not be read to its end
+                con.sql(query, params=params).write_parquet(str(path), compression="zstd")
         except duckdb.Error as error:
             if isinstance(error, duckdb.CatalogException) and self._make(None):
                 return self.write_parquet(query, path, params)
