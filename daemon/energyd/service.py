@@ -33,7 +33,7 @@ from energyd.sampler import Sampler, late_ms_p99
 from energyd.shipping import Shipper
 from energyd.sources.discover import discover
 from energyd.store import HOUR_NS, Layout
-from energyd.store.lake import LakeError
+from energyd.store.lake import LakeError, address
 from energyd.store.live import LiveFiles
 from energyd.store.load import Loaded, load
 from energyd.store.lock import DaemonLock
@@ -97,6 +97,7 @@ class Service:
 
     def _serve(self, stack: contextlib.ExitStack, ready: Any) -> None:
         config = self.config
+        _lake_must_have_address(config)  # before anything is opened that a refusal would leave open
         layout = Layout(config.store)
         _folders(config)
         store_lock = _lock(layout.lock)
@@ -279,10 +280,19 @@ def _complain(recorder: Recorder, mended: Mended) -> None:
         recorder.complain("damage", f"store: {'; '.join(mended.said)}; cure: stop, then `energyd recover`")
 
 
+def _lake_must_have_address(config: Config) -> None:
+    """Raises ConfigError where the lake's address is none."""
+    try:
+        if config.lake is not None:
+            address(config.lake)
+    except LakeError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _shipper(
     config: Config, recorder: Recorder, line: timeline.Timeline, stack: contextlib.ExitStack
 ) -> Shipper | None:
-    """Begin to ship, if there is a lake. Raises ConfigError where its address is none."""
+    """Begin to ship, if there is a lake."""
     if config.lake is None:
         return None
 
@@ -290,10 +300,7 @@ def _shipper(
         with recorder.lock:
             return recorder.marks.hour
 
-    try:
-        shipper = Shipper(config, recorder.host_id, hour, line.now_ns, recorder.complain)
-    except LakeError as error:
-        raise ConfigError(str(error)) from None
+    shipper = Shipper(config, recorder.host_id, hour, line.now_ns, recorder.complain)
     stack.callback(shipper.stop)
     shipper.start()
     return shipper

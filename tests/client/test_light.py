@@ -6,34 +6,36 @@ import subprocess
 import sys
 
 HEAVY = {"numpy", "torch", "duckdb", "pynvml", "msgspec", "rich", "click", "codecarbon", "pandas", "asyncio"}
-BUDGET_MS = 60
+BUDGET = 1.25
+"""Of what `import asyncio` takes, the standard library's own for programs that talk: 59 against 68 ms of CPU
+on a slow 2-core VM. A bound in ms would tell of the machine."""
 
 
-def import_costs_ms(workplace, statement, runs=7):
-    """What fresh interpreters take with and without `statement`: the least of each, in ms of CPU.
+def import_costs_ms(workplace, *statements, runs=7):
+    """What fresh interpreters take for each statement, over a bare one: the least of each, in ms of CPU.
 
     CPU time, since importing waits for nothing and a busy machine stretches the wall clock at will;
     interleaved, since a shared machine drifts; the least, since noise only adds.
     """
     env = workplace.environment()
-    took = {"": [], statement: []}
+    took = {program: [] for program in ("", *statements)}
     for _ in range(runs):
         for program, times in took.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run([sys.executable, "-c", program], env=env, check=True)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             times.append(1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
-    return min(took[statement]), min(took[""])
+    return [min(took[statement]) - min(took[""]) for statement in statements]
 
 
-def test_the_import_takes_less_than_its_budget_over_a_bare_interpreter(workplace):
-    overheads_ms = []
+def test_the_import_takes_hardly_more_than_that_of_asyncio(workplace):
+    ratios = []
     for _ in range(3):  # caches thrashed by others for seconds on end get two more chances
-        whole, bare = import_costs_ms(workplace, "import energyd_client")
-        overheads_ms.append(whole - bare)
-        if overheads_ms[-1] < BUDGET_MS:
+        ours_ms, asyncio_ms = import_costs_ms(workplace, "import energyd_client", "import asyncio")
+        ratios.append(ours_ms / asyncio_ms)
+        if ratios[-1] < BUDGET:
             break
-    assert min(overheads_ms) < BUDGET_MS
+    assert min(ratios) < BUDGET
 
 
 def loaded(workplace, program, **env):
