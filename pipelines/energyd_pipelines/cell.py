@@ -45,7 +45,6 @@ class Cell:
     say: Progress
     finished: list[str] = field(default_factory=list)
     attempt: int = 0
-    run_ids: list[str] = field(default_factory=list)
     saved: list[dict[str, Any]] = field(default_factory=list)  # what reuse spared
     parents: list[Artifact] = field(default_factory=list)  # the teacher's artifacts that it learnt from
     trained: nn.Module | None = None  # the student, while it is in memory
@@ -133,7 +132,7 @@ class Cell:
                 "pipeline": self.pipeline, "student": self.student.name, "seed": self.seed,
                 "exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n,
                 "groups": quality.groups,
-                "attempts": self.attempt, "run_ids": [*self.run_ids, run.run_id], "saved": self.saved,
+                "attempts": self.attempt, "run_ids": [run.run_id], "saved": self.saved,
                 "starved_share": share,
                 "training": asdict(self.outcome) if self.outcome else None,
             },

@@ -20,11 +20,9 @@ from typing import Any, Final
 import numpy as np
 
 from energyd_pipelines import starved
+from energyq.student import t_quantile
 
 UNITS: Final = ("positions", "label", "generated")
-T_975: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t, 97.5 %, by degrees of freedom."""
-
 USUAL: Final = 0.005
 """Share (k = 1) by which a window's energy is taken to differ from its repeat's where there is none: what
 `energyq compare` assumes too. Without it a difference of two lone windows looks as sure as their sensor."""
@@ -128,8 +126,7 @@ def mean_of(values: Sequence[float]) -> Value:
         return Value(None)
     if len(values) == 1:
         return Value(values[0])
-    t = T_975.get(len(values) - 1, 1.96)
-    return Value(fmean(values), t * stdev(values) / math.sqrt(len(values)))
+    return Value(fmean(values), t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
 def read(pieces: list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]) -> dict[str, Kind]:
