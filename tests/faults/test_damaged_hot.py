@@ -55,7 +55,7 @@ def holds(reader: Reader, template: Template, untouched: set[str]) -> None:
         for row in now:
             if row["energy_j"] is None:
                 assert row["reason"] or "pending" in row["flags"] or "open" in row["flags"], row
-            elif "bridged" in row["flags"]:  # its markers were kept, its samples lost: an estimate that says so
+            elif "bridged" in row["flags"]:  # its samples were lost: an estimate that says so
                 assert abs(row["energy_j"] - known[row["stage"], row["device"]]) <= 2 * row["u_total_j"], row
             else:
                 assert row["energy_j"] == known[row["stage"], row["device"]]
