@@ -168,6 +168,7 @@ class Recorder:
 
     def start(self) -> None:
         """Begin. What an earlier daemon left of this hour is in live files before anyone asks."""
+        self._store.plan_briefly()
         self._export()
         self._next_export = time.monotonic() + FIRST_EXPORT_S
         self._thread.start()
