@@ -23,7 +23,7 @@ from energyd.store import HOUR_NS, KEPT, TABLES, Layout
 from energyd.store.base import first_line, quoted
 from energyd.store.columns import SCHEMA_SQL, inserted, schema, to_numpy
 from energyd.store.quarantine import QUARANTINE, SHAPES, UNCONVERTIBLE, quarantine
-from energyd.store.sums import note
+from energyd.store.sums import place
 
 _STATE_SQL = """
 CREATE TABLE IF NOT EXISTS meta (k VARCHAR, v VARCHAR);
@@ -214,8 +214,7 @@ class HotStore:
             self.set_meta("hour", str(max(hour + 1, min(current_hour, self._oldest_hour(current_hour)))))
             for tmp, final in tmps:
                 sync(tmp)
-                note(self.layout.root, str(final.relative_to(self.layout.root)), tmp)
-                tmp.rename(final)
+                place(self.layout.root, str(final.relative_to(self.layout.root)), tmp)
                 sync(final.parent)
             self.con.execute("COMMIT")
         except (duckdb.Error, OSError) as error:
