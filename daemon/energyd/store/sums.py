@@ -136,7 +136,7 @@ def tidy(store: Path, folder: str) -> None:
 
 @contextmanager
 def _alone(store: Path) -> Iterator[None]:
-    """The lists are this process's to change: the daemon seals while upkeep's child tidies. Raises OSError."""
+    """Change the lists alone: the daemon seals while upkeep's child tidies. Raises OSError."""
     folder = store / "sealed" / "sums"
     folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
@@ -147,7 +147,7 @@ def _alone(store: Path) -> Iterator[None]:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > until:  # of a process that was stopped: what is due is tried again later
+                if time.monotonic() > until:  # that of a stopped process; who seals tries again
                     raise TimeoutError(f"{folder / '.lock'} was not free for {WAIT_S:g} s") from None
                 time.sleep(0.005)
         yield
