@@ -109,7 +109,7 @@ class Recorder:
         self.after_commit: Callable[[bool], object] = lambda _: None
         self.awaits_sources: Callable[[], bool] = lambda: False  # whether one has yet to say its devices
         self._settles_at = time.monotonic() + SOURCES_WAIT_S  # whatever has been said by then
-        self._store = store
+        store.plan_briefly()
         self.host_id = store.meta("host_id") or ""
         self._finals = Finals()
         self._pause_s = COMMIT_S
@@ -120,7 +120,6 @@ class Recorder:
 
     def start(self) -> None:
         """Begin."""
-        self._store.plan_briefly()
         self.keeping.begin(self.timeline.now_ns())
         self._thread.start()
 
