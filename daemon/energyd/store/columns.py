@@ -54,7 +54,7 @@ def to_numpy(columns: list[tuple[str, str]], rows: list[tuple[Any, ...]]) -> dic
 def inserted(columns: list[tuple[str, str]]) -> str:
     """The SELECT list of `to_numpy`'s columns for INSERT, which casts to the table's types by itself.
 
-    Told to cast each column, DuckDB plans an INSERT of 34 energies for 1.5 ms longer, of 2.5.
+    Told to cast each column, DuckDB takes a fifth longer for 34 energies (3.7 ms, not 3.0), to plan that.
     """
     return ", ".join(f"{_expression(name, kind)} AS {name}" for name, kind in columns)
 
