@@ -10,6 +10,7 @@ import numpy as np
 
 from energyd.config import Config
 from energyd.energy import DeviceLog
+from energyd.news import device_maps
 from energyd.recorder import Recorder
 from energyd.releasing import LONGEST_S
 from energyd.store.columns import schema
@@ -58,7 +59,7 @@ class Answers:
                 "store": str(self._config.store),
                 "endpoint": self._config.endpoint,
                 "publish": self._config.publish,
-                "devices": r.device_maps(),
+                "devices": device_maps(r.ledger),
                 "domains": [
                     {
                         "domain": d.domain,
@@ -72,15 +73,15 @@ class Answers:
                 "samples": r.ledger.samples,
                 "gaps": r.ledger.gaps,
                 "gap_reasons": dict(r.ledger.gap_reasons),
-                "store_errors": r.store_errors,
+                "store_errors": r.committing.errors,
                 "newest_t_ns": r.marks.newest_ns,
-                "markers": r.markers,
+                "markers": r.taking.markers,
                 "open_runs": len(r.tracker.runs),
                 "open_stages": r.tracker.roster.open,
                 "pending_stages": r.pending_stages,
                 "waiting": r.inbox.waiting,
-                "commit_ms": r.commit_ms,
-                "exhausted": r.exhausted,
+                "commit_ms": r.committing.took_ms,
+                "exhausted": r.taking.exhausted,
                 **self._about(),
             }
 
@@ -97,21 +98,21 @@ class Answers:
                         "power_mw": power.astype("<i4").tobytes(),
                         "cum_uj": cum.astype("<i8").tobytes(),
                     }
-            rows = {table: list(new) for table, new in r.recent.items() if new}
+            rows = {table: list(new) for table, new in r.keeping.recent.items() if new}
             runs, stages = rows.setdefault("runs_log", []), rows.setdefault("stages_log", [])
             runs.extend(run.row() for run in r.tracker.runs.values())
             stages.extend(stage.row() for stage in r.tracker.stages.values())
             # What has ended and waits for its commit; a stage's energy is pending until that.
-            runs.extend(r.waiting_rows("runs_log"))
-            waiting = r.waiting_rows("stages_log")
+            runs.extend(r.committing.waiting("runs_log"))
+            waiting = r.committing.waiting("stages_log")
             stages.extend((*row[:_STATE], "ended", *row[_STATE + 1 :]) for row in waiting)
             return {
                 "hour": r.marks.hour,
                 "watermark_ns": r.marks.newest_ns,
                 "host_id": r.host_id,
                 "store": str(self._config.store),
-                "sealed": {table: list(paths) for table, paths in r.sealed.items()},
-                "live": dict(r.live.current),
+                "sealed": {table: list(paths) for table, paths in r.keeping.sealed.items()},
+                "live": dict(r.keeping.live.current),
                 "samples": samples,
                 "rows": rows,
             }

@@ -49,7 +49,7 @@ class Survey:
 
     def _oldest(self) -> int | None:
         with self._recorder.lock:
-            sealed = list(self._recorder.sealed.get("samples", ()))
+            sealed = list(self._recorder.keeping.sealed.get("samples", ()))
             if sealed:
                 return sealed_since_ns(sealed)
             logs, committed = self._recorder.ledger.logs, self._recorder.marks.committed

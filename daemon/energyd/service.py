@@ -125,8 +125,8 @@ class Service:
         recorder = Recorder(store, LiveFiles(layout), line, ledger, inbox, intake, loaded)
         _complain(recorder, mended)
         store.set_meta(ROWS_LOST, "0")
-        recorder.upkeep = Upkeep(layout, config.keep)
-        stack.callback(recorder.upkeep.close)
+        recorder.keeping.upkeep = Upkeep(layout, config.keep)
+        stack.callback(recorder.keeping.upkeep.close)
         recorder.note("boots", (line.boot_id, self._started_ns, line.offset_ns, recorder.host_id,
                                 socket.gethostname(), __version__))  # fmt: skip
         self._survey = Survey(config.store, recorder)
@@ -198,7 +198,7 @@ class Service:
                 if intake.gate is not None:
                     intake.gate.reload()
             intake.publish("health", p.Health(0, answers.status()))
-            if recorder.exhausted and not recorder.tracker.stages:
+            if recorder.taking.exhausted and not recorder.tracker.stages:
                 log.info("the trace is over")
                 return
             if self._lease_is_over() and not (recorder.tracker.runs or recorder.tracker.stages):
@@ -220,8 +220,8 @@ class Service:
             changed = [f.name for f in fields(Config) if getattr(before, f.name) != getattr(after, f.name)]
             kept = [name for name in changed if name not in RELOADED]
             self.config = replace(before, **{name: getattr(after, name) for name in RELOADED})
-            if recorder.upkeep is not None:
-                recorder.upkeep.keep = self.config.keep
+            if recorder.keeping.upkeep is not None:
+                recorder.keeping.upkeep.keep = self.config.keep
             taken = [name for name in changed if name in RELOADED]
             log.info("reload: %s", f"{', '.join(taken)} taken over" if taken else "nothing to take over")
             if kept:

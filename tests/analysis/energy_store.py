@@ -15,7 +15,7 @@ import numpy as np
 
 from energyd.energy import DeviceLog, Totals
 from energyd.store import HOUR_NS, TABLES, Layout
-from energyd.store.columns import SCHEMA_SQL, casts, schema, to_numpy
+from energyd.store.columns import SCHEMA_SQL, inserted, schema, to_numpy
 
 HOUR = 490_000
 T0 = HOUR * HOUR_NS
@@ -218,7 +218,7 @@ class Store:
         if rows:
             columns = schema()[{"open_runs": "runs_log", "open_stages": "stages_log"}.get(table, table)]
             con.register("fresh", to_numpy(columns, [row for _, row in rows]))
-            con.execute(f"INSERT INTO {table} BY NAME SELECT {casts(columns)} FROM fresh")
+            con.execute(f"INSERT INTO {table} BY NAME SELECT {inserted(columns)} FROM fresh")
             con.unregister("fresh")
 
 

@@ -104,8 +104,8 @@ class Day:
         self.inbox.put_events(events)
         self.inbox.put_markers(self._markers())
         # What the recorder does once a minute of real time at most, it may do at any time of this one.
-        self.recorder._next_seal = 0.0
-        self.recorder._next_export = float("inf") if self.now % (EXPORT_S * SECOND) else 0.0
+        self.recorder.keeping.next_seal = 0.0
+        self.recorder.keeping.next_export = float("inf") if self.now % (EXPORT_S * SECOND) else 0.0
         self.recorder.tick()
 
     def _markers(self) -> list[Any]:
@@ -167,11 +167,11 @@ def measure(bench: Bench, folder: Path) -> None:
     day = Day(folder)
     seen: list[tuple[float, float]] = []
     while (day.now - day.began) / SECOND < hours * 3600 + STEP_S:  # the last hour is sealed as well
-        before = len(day.recorder.sealed.get("samples", []))
+        before = len(day.recorder.keeping.sealed.get("samples", []))
         day.step()
         if step_s > STEP_S:  # quick: the rest of the time passes without samples
             day.now += (step_s - STEP_S) * SECOND
-        if len(day.recorder.sealed.get("samples", [])) > before:
+        if len(day.recorder.keeping.sealed.get("samples", [])) > before:
             seen.append(((day.now - day.began) / 3600e9, memory_mib(os.getpid(), "VmRSS")))
     if day.recorder.degraded:
         raise SystemExit(f"the recorder is degraded: {day.recorder.degraded}")

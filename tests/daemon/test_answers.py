@@ -19,9 +19,11 @@ from energyd.accounting import SETTLE_NS
 from energyd.answers import POWER_VALUES, Answers, curve
 from energyd.config import Config
 from energyd.energy import DeviceLog, Totals
+from energyd.finals import ASKED_LATE_NS
 from energyd.inbox import FLUSH_AT, Inbox
+from energyd.keeping import SEAL_AFTER_NS
 from energyd.ledger import Ledger
-from energyd.recorder import ASKED_LATE_NS, SEAL_AFTER_NS, Recorder
+from energyd.recorder import Recorder
 from energyd.sources import Break
 from energyd.stages import Incoming
 from energyd.store import HOUR_NS, Layout
@@ -75,7 +77,7 @@ class Desk:
     def later(self, ns: int) -> None:
         line = self.recorder.timeline
         self.recorder.timeline = Timeline(line.boot_id, line.offset_ns + ns)
-        self.recorder._next_seal = 0.0
+        self.recorder.keeping.next_seal = 0.0
         self.recorder.tick()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -10,13 +13,13 @@ import numpy as np
 import pytest
 
 from energyd.energy import Appended, Totals
-from energyd.store import DROPPED, HOUR_NS, Layout, month_of
+from energyd.store import DROPPED, HOUR_NS, Layout, month_of, sums
 from energyd.store.columns import schema
 from energyd.store.load import load
 from energyd.store.read import open_reader
 from energyd.store.salvage import open_hot
 from energyd.store.sealed import damaged_files
-from energyd.store.sums import forget, missing, note
+from energyd.store.sums import forget, missing, place
 from energyd.store.upkeep_files import UpkeepFailed, compact
 from energyd.store.write import Batch, HotStore, StoreError
 
@@ -212,9 +215,10 @@ def test_of_a_lost_month_neither_its_days_nor_their_hours_are_missed(layout: Lay
     folder = day.parent.name
     month = layout.root / "sealed" / "gaps" / month_of(folder) / "month.parquet"
     month.parent.mkdir()
-    note(layout.root, f"sealed/gaps/{folder}/day.parquet", day)
-    note(layout.root, str(month.relative_to(layout.root)), day)
-    assert missing(layout.root, LATER) == []  # a kill before the month's file had its name
+    for final in (day.with_name("day.parquet"), month):  # a kill before either had its name
+        place(layout.root, str(final.relative_to(layout.root)), Path(shutil.copy(day, layout.root / "tmp")))
+        final.unlink()
+    assert missing(layout.root, LATER) == []
     shutil.rmtree(day.parent)
     assert missing(layout.root, LATER) == [str(month.relative_to(layout.root))]
     month.touch()
@@ -222,6 +226,54 @@ def test_of_a_lost_month_neither_its_days_nor_their_hours_are_missed(layout: Lay
     month.unlink()
     forget(layout.root, "gaps", month_of(folder))
     assert missing(layout.root, LATER) == []
+
+
+TIDIES = """
+import sys
+from pathlib import Path
+from energyd.store.sums import forget, place
+root = Path(sys.argv[1])
+for n in range(60):
+    final = root / "sealed/gaps/day=2026-05-10" / f"{n}.parquet"
+    final.parent.mkdir(parents=True, exist_ok=True)
+    tmp = root / "theirs"
+    tmp.touch()
+    place(root, str(final.relative_to(root)), tmp)
+    final.unlink()
+    print(n, flush=True)
+    forget(root, "gaps", "day=2026-05-10")  # rewrites the list
+"""
+
+
+def test_what_one_process_seals_stays_listed_while_another_tidies_the_same_list(tmp_path: Path) -> None:
+    folder = tmp_path / "sealed" / "samples" / "day=2026-05-10"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", TIDIES, str(tmp_path)]
+    placed = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        for said in other.stdout:  # about to rewrite the list
+            tmp = tmp_path / "ours"
+            tmp.touch()
+            placed.append(folder / f"{said.strip()}.parquet")
+            place(tmp_path, str(placed[-1].relative_to(tmp_path)), tmp)
+    assert other.returncode == 0
+    listed = (tmp_path / "sealed" / "sums" / "2026-05-10.sha256").read_text().splitlines()
+    assert sorted(line.split()[1] for line in listed) == sorted(str(f.relative_to(tmp_path)) for f in placed)
+    assert len(placed) == 60
+
+
+def test_a_process_stopped_amid_the_lists_delays_a_seal_but_does_not_hang_it(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "WAIT_S", 0.05)
+    store = HotStore(layout)
+    with (layout.root / "sealed" / "sums" / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=r"sums/.lock was not free for 0.05 s"):
+            store.seal(HOUR + 3, HOUR + 4)
+    assert set(store.seal(HOUR + 3, HOUR + 4)) >= {"samples", "gaps"}
+    store.close()
 
 
 def test_no_day_is_made_of_fewer_hours_than_were_written(layout: Layout) -> None:

@@ -20,7 +20,7 @@ from energyd.store.catalogue import write_catalogue
 from energyd.store.columns import schema
 from energyd.store.load import load
 from energyd.store.read import open_reader
-from energyd.store.sums import missing, note
+from energyd.store.sums import missing, place
 from energyd.store.upkeep import STEP_S, Upkeep
 from energyd.store.write import HotStore
 from real_daemon import wait_for
@@ -61,7 +61,7 @@ def store(tmp_path: Path) -> Path:
         made.stage("r", f"s{i}", "step", t0, t1, hour=hour, counts={"label": i}, flags=["synced"])
     root = made.write(END)
     for path in root.glob("sealed/*/*/*.parquet"):  # as a seal does
-        note(root, str(path.relative_to(root)), path)
+        place(root, str(path.relative_to(root)), path)
     (root / "hot.duckdb").unlink()
     hot = HotStore(Layout(root))
     hot.hour(END)

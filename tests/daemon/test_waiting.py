@@ -51,9 +51,9 @@ class Desk:
         self.recorder = Recorder(
             self.store, LiveFiles(self.layout), self.line, ledger, Inbox(), Deaf(), loaded
         )
-        self.recorder.max_waiting = BOUND
+        self.recorder.committing.max_waiting = BOUND
         devices = [device(k) for k in (0, 1)]
-        self.recorder.declare(Declared(devices, []), self.line.now_ns())
+        self.recorder.taking.declare(Declared(devices, []), self.line.now_ns())
         self.t_ns = clock.now_ns()
         self.commit = self.store.commit
 
@@ -81,7 +81,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 def waiting(desk: Desk) -> int:
-    return sum(len(added.t_ns) for _, added in desk.recorder._batch.samples)
+    return sum(len(added.t_ns) for _, added in desk.recorder.committing.batch.samples)
 
 
 @pytest.mark.fault("The store's disk is full for hours")

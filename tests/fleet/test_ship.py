@@ -118,7 +118,7 @@ def test_a_copied_store_under_one_host_id_is_refused_and_kept(
 )
 def test_a_damaged_file_is_not_shipped(store: Path, lake: Path) -> None:
     relative = f"sealed/samples/{DAY}/16.parquet"
-    sums.note(store, relative, store / relative)
+    sums.place(store, relative, store / relative)
     with (store / relative).open("r+b") as file:
         file.seek(100)
         file.write(b"\xff")

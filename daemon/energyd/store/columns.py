@@ -43,21 +43,26 @@ def to_numpy(columns: list[tuple[str, str]], rows: list[tuple[Any, ...]]) -> dic
                 continue
             plain = np.array([0 if v is None else v for v in values], dtype)
             out[name] = np.ma.masked_array(plain, mask) if any(mask) else plain
-        elif kind.endswith("[]"):
-            texts = [None if v is None else _LIST_MARK.join(map(str, v)) for v in values]
+        elif kind.endswith("[]"):  # a mark before each value: an empty list is not a list of one empty text
+            texts = [None if v is None else "".join(f"{_LIST_MARK}{each}" for each in v) for v in values]
             out[name] = np.array(texts, dtype=object)
         else:
             out[name] = np.array(values, dtype=object)
     return out
 
 
+def inserted(columns: list[tuple[str, str]]) -> str:
+    """The SELECT list of `to_numpy`'s columns for INSERT, which casts to the table's types by itself.
+
+    Told to cast each column, DuckDB takes a fifth longer for 34 energies (3.7 ms, not 3.0), to plan that.
+    """
+    return ", ".join(f"{_expression(name, kind)} AS {name}" for name, kind in columns)
+
+
 def casts(columns: list[tuple[str, str]]) -> str:
-    """The SELECT list that turns `to_numpy`'s columns into the table's types."""
-    parts = []
-    for name, kind in columns:
-        if kind.endswith("[]"):
-            split = f"string_split({name}::VARCHAR, '{_LIST_MARK}')"
-            parts.append(f"CASE WHEN {name}::VARCHAR = '' THEN [] ELSE {split} END::{kind} AS {name}")
-        else:
-            parts.append(f"{name}::{kind} AS {name}")
-    return ", ".join(parts)
+    """The same where there is no table to say the types."""
+    return ", ".join(f"({_expression(name, kind)})::{kind} AS {name}" for name, kind in columns)
+
+
+def _expression(name: str, kind: str) -> str:
+    return f"string_split({name}::VARCHAR, '{_LIST_MARK}')[2:]" if kind.endswith("[]") else name

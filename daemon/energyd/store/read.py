@@ -6,7 +6,6 @@ While a daemon lives it names the exact files and hands over what is newer; file
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final
 import duckdb
 
 from energyd.store import TABLES, Layout
+from energyd.store.asked import explained, only_questions, vanished
 from energyd.store.base import create_comments, parquet, raw_view
 from energyd.store.damage import damaged_among
 from energyd.store.needed import definitions, needed
@@ -44,14 +44,6 @@ __all__ = [
 TRIES: Final = 4
 """A live file lives 10 minutes, a tail's file list one reply: a file gone in between is asked for anew."""
 BATCH_ROWS: Final = 2_000
-ALLOWED: Final = {"SELECT", "EXPLAIN", "MULTI", "CREATE"}
-"""Kinds of statement that ask, or (CREATE) stay in the reader's own memory; MULTI is PIVOT."""
-ASKS: Final = re.compile(
-    r"(\s|--[^\n]*\n|/\*.*?\*/)*(explain\s*(analyze\b|\([^)]*\))?\s*)?"
-    r"(select|from|with|values|table|pivot|unpivot|describe|summarize|show|create|\()",
-    re.IGNORECASE | re.DOTALL,
-)
-"""How such a statement begins: EXPLAIN ANALYZE runs what it explains, and a COPY of a PIVOT is a MULTI."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ class Reader:
         """
         for left in reversed(range(TRIES)):
             try:
-                statements = self._only_asks(query)
+                statements = only_questions(self._con, query)
                 self._make(query)
                 for number, statement in enumerate(statements, 1):
                     self._run(statement, params if number == len(statements) else None)
@@ -130,22 +122,22 @@ class Reader:
                 head = self._con.fetchmany(BATCH_ROWS) if description else []
                 break
             except duckdb.Error as error:
-                if not (left and (_vanished(error) or self._leave_out(error, self._parts))):
-                    raise _explained(error, self.store) from error
+                if not (left and (vanished(error) or self._leave_out(error, self._parts))):
+                    raise explained(error, self.store) from error
                 self._reload()
         return Result([d[0] for d in description], [str(d[1]) for d in description], self._stream(head))
 
     def write_parquet(self, query: str, path: Path, params: Mapping[str, Any] | None = None) -> None:
         """Write the rows of one SELECT to a Parquet file. Raises as `sql` does."""
         try:
-            self._only_asks(query)
+            only_questions(self._con, query)
             self._make(query)
             with self._con.cursor() as con:  # its own: another answer may not be read to its end
                 con.sql(query, params=params).write_parquet(str(path), compression="zstd")
         except duckdb.Error as error:
             if isinstance(error, duckdb.CatalogException) and self._make(None):
                 return self.write_parquet(query, path, params)
-            raise _explained(error, self.store) from error
+            raise explained(error, self.store) from error
 
     def views(self) -> list[tuple[str, str, str, str, str]]:
         """(view, what it holds, column, type, what the column holds) of all that analysis may rely on."""
@@ -187,8 +179,8 @@ class Reader:
                         self._made.add(name)
                 break
             except duckdb.Error as error:
-                if not (left and (_vanished(error) or self._leave_out(error, self._parts))):
-                    raise _explained(error, self.store, opening=True) from error
+                if not (left and (vanished(error) or self._leave_out(error, self._parts))):
+                    raise explained(error, self.store, opening=True) from error
                 self._reload()
         return bool(lacking)
 
@@ -205,29 +197,13 @@ class Reader:
                 raise
             self._con.execute(statement, params)
 
-    def _only_asks(self, query: str) -> list[duckdb.Statement]:
-        """The statements of a question. One that could write a file, attach one or load code is refused.
-
-        A question must be safe to paste. By kind of statement, since DuckDB's `enable_external_access`
-        would forbid reading the store as well.
-        """
-        statements = self._con.extract_statements(query)
-        for statement in statements:
-            kind = str(statement.type).rpartition(".")[2]
-            if kind not in ALLOWED or not ASKS.match(statement.query):
-                raise QueryMalformed(
-                    f"only questions are run, and this is none: {statement.query.strip()[:60]}\n"
-                    "  cure: a SELECT; its rows go to a file by -o FILE"
-                )
-        return statements
-
     def _stream(self, head: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         try:
             while head:
                 yield from head
                 head = self._con.fetchmany(BATCH_ROWS)
         except duckdb.Error as error:
-            raise _explained(error, self.store) from error
+            raise explained(error, self.store) from error
 
     def _load(self) -> Parts:
         """Load what is newer than the files, and make anew the raw_ relations that are in use.
@@ -247,8 +223,8 @@ class Reader:
                 if not left:
                     raise StoreUnreadable(self.store, f"{error.strerror}: {error.filename}") from error
             except duckdb.Error as error:
-                if not (left and (_vanished(error) or self._leave_out(error, parts))):
-                    raise _explained(error, self.store, opening=True) from error
+                if not (left and (vanished(error) or self._leave_out(error, parts))):
+                    raise explained(error, self.store, opening=True) from error
             self._forget()
         assert parts is not None
         return parts
@@ -311,27 +287,3 @@ def open_lake(url: str, *, keys: Path | None = None) -> Reader:
     from energyd.store.lake_read import open_lake_reader  # S3 and its client only where they are asked for
 
     return open_lake_reader(url, keys)
-
-
-def _vanished(error: duckdb.Error) -> bool:
-    """Whether DuckDB missed a file that was there when the list was made."""
-    return isinstance(error, duckdb.IOException) and (
-        "No such file" in str(error) or "No files found" in str(error)
-    )
-
-
-def _explained(error: duckdb.Error, store: Path | str, *, opening: bool = False) -> ReadError:
-    """DuckDB's error as one of ours; its own first lines say best where the SQL is wrong."""
-    text = str(error).strip()
-    if isinstance(error, duckdb.IOException) and "Permission denied" in text:
-        return StoreForbidden(text.partition('"')[2].partition('"')[0] or store)
-    if opening or _vanished(error):
-        return StoreUnreadable(store, text.splitlines()[0])
-    if isinstance(error, (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException)):
-        return QueryMalformed(_short(text))
-    return QueryFailed(_short(text))
-
-
-def _short(text: str) -> str:
-    """Message, line and caret; without DuckDB's blank lines."""
-    return "\n".join([line for line in text.splitlines() if line.strip()][:4])

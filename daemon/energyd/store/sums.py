@@ -7,10 +7,13 @@ sha256sum --ignore-missing -c sealed/sums/*.sha256
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,21 +31,27 @@ from energyd.store import (
     names_in,
 )
 
+WAIT_S: Final = 5.0
+"""How long another process may be at the lists: it takes milliseconds."""
 _CHUNK: Final = 1 << 20
 _LINE: Final = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<path>sealed/[a-z_]+/(?P<folder>[^/]+)/[^/]+)")
 
 
-def note(store: Path, relative: str, file: Path) -> None:
-    """Write down what `file` holds, which is about to be renamed to `relative`. Raises OSError."""
+def place(store: Path, relative: str, file: Path) -> None:
+    """Write down what `file` holds, then rename it to `relative`. Raises OSError.
+
+    In one step, as others see it: who tidies in between would find a line whose file is not there.
+    """
     line = f"{digest(file)}  {relative}\n".encode()
     target = _list_of(store, relative)
-    target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-    try:
-        os.write(fd, line)  # one write: whole lines, whoever else appends
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with _alone(store):
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            os.write(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        file.rename(store / relative)
 
 
 def altered(store: Path, relative: str) -> str | None:
@@ -106,8 +115,9 @@ def forget(store: Path, table: str, folder: str) -> None:
     Only once it is known what became of them. Raises OSError.
     """
     whole = folder == month_of(folder)
-    for target in (store / "sealed" / "sums").glob(f"{_name_of(folder)}{'*' if whole else ''}.sha256"):
-        _keep(store, target, lambda path: path.split("/")[1] != table)
+    with _alone(store):
+        for target in (store / "sealed" / "sums").glob(f"{_name_of(folder)}{'*' if whole else ''}.sha256"):
+            _keep(store, target, lambda path: path.split("/")[1] != table)
 
 
 def tidy(store: Path, folder: str) -> None:
@@ -115,11 +125,34 @@ def tidy(store: Path, folder: str) -> None:
 
     Only for folders that get no more files: the daemon appends to today's list. One that is gone stays.
     """
-    until, gone = _name_of(folder), set(missing(store, end_hour(folder)))
-    for target in sorted((store / "sealed" / "sums").glob("*.sha256")):
-        is_meant = target.stem == until if folder.startswith("day=") else target.stem[: len(until)] <= until
-        if is_meant:
-            _keep(store, target, gone.__contains__)
+    until = _name_of(folder)
+    with _alone(store):
+        gone = set(missing(store, end_hour(folder)))
+        for target in sorted((store / "sealed" / "sums").glob("*.sha256")):
+            of_days = folder.startswith("day=")
+            if target.stem == until if of_days else target.stem[: len(until)] <= until:
+                _keep(store, target, gone.__contains__)
+
+
+@contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """Change the lists alone: the daemon seals while upkeep's child tidies. Raises OSError."""
+    folder = store / "sealed" / "sums"
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        until = time.monotonic() + WAIT_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:  # that of a stopped process; who seals tries again
+                    raise TimeoutError(f"{folder / '.lock'} was not free for {WAIT_S:g} s") from None
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _keep(store: Path, target: Path, wanted: Callable[[str], bool]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from energyd.store import Layout
 from energyd.store.base import quoted, sealed_files
-from energyd.store.columns import casts, schema, to_numpy
+from energyd.store.columns import inserted, schema, to_numpy
 from energyd.store.lock import read_holder
 from energyd.store.read_errors import DaemonUnresponsive, StoreForbidden, StoreNotFound
 
@@ -100,7 +100,7 @@ def _from_daemon(con: duckdb.DuckDBPyConnection, answer: dict[str, Any]) -> Part
         if rows and table in schema():
             columns = schema()[table]
             con.register("tail_rows", to_numpy(columns, rows))
-            con.execute(f"INSERT INTO hot.{table} BY NAME SELECT {casts(columns)} FROM tail_rows")
+            con.execute(f"INSERT INTO hot.{table} BY NAME SELECT {inserted(columns)} FROM tail_rows")
             con.unregister("tail_rows")
     hot = {table: [f"hot.{table}"] for table in schema()}
     return Parts("daemon", answer["sealed"], answer["live"], hot)

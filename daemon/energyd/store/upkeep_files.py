@@ -30,7 +30,7 @@ from energyd.store import (
     month_of,
 )
 from energyd.store.base import ROW_GROUP, files_of, first_line, parquet, quoted, sealed_files
-from energyd.store.sums import altered, missing, note, tidy
+from energyd.store.sums import altered, missing, place, tidy
 from energyd.store.write import copy_parquet, sync
 
 MEMORY: Final = "200MB"
@@ -174,8 +174,7 @@ def _write(con: duckdb.DuckDBPyConnection, query: str, final: Path, expected: in
         if expected is not None and written != expected:
             raise UpkeepFailed(f"{final} would hold {written} rows, its parts {expected}")
         sync(tmp)
-        note(final.parents[3], str(final.relative_to(final.parents[3])), tmp)
-        tmp.rename(final)
+        place(final.parents[3], str(final.relative_to(final.parents[3])), tmp)
         sync(final.parent)
     finally:
         tmp.unlink(missing_ok=True)
