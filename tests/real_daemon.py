@@ -1,4 +1,4 @@
-"""A real daemon, real clients and real energyq, each in its own process, over a fresh store."""
+"""A real daemon and real clients, each in its own process, over a fresh store; energyq's answers about it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import in_process
+from energyd_client.protocol import AskStatus
+from energyd_client.request import ask
 
 
 def wait_for(what: Callable[[], Any], timeout_s: float = 20.0) -> Any:
@@ -74,16 +78,12 @@ class Daemon:
         self.process.wait()
 
     def status(self) -> dict[str, Any]:
-        out = self.run("energyd", "status", "--store", str(self.store), "--json")
-        assert out.returncode in (0, 4), out.stderr
-        found: dict[str, Any] = json.loads(out.stdout)
-        return found
+        """As `energyd status --json` has it."""
+        return ask(self.endpoint, AskStatus(0), 10)
 
     def query(self, sql: str) -> list[dict[str, Any]]:
-        out = self.run("energyq", "--store", str(self.store), "--format", "json", sql)
-        assert out.returncode == 0, out.stderr
-        found: list[dict[str, Any]] = json.loads(out.stdout)
-        return found
+        """As `energyq --format json` has it."""
+        return in_process.rows(self.store, sql)
 
     def plain(self, sql: str) -> tuple[Any, ...]:
         """One row as any DuckDB tool reads it. It opens anew when the catalogue was renewed meanwhile."""

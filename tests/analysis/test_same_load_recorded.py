@@ -89,11 +89,13 @@ def test_of_twenty_pairs_of_one_recorded_training_load_at_most_three_are_called_
 
 
 def test_nor_are_runs_of_it_that_lie_half_a_minute_apart(store: Path) -> None:
-    significant, _ = verdicts(store, [(f"run-{k:02}", f"run-{k + PAIRS:02}") for k in range(PAIRS)])
-    assert significant <= 3
+    pairs = [(f"run-{k:02}", f"run-{k + PAIRS:02}") for k in range(0, PAIRS, 2)]
+    significant, _ = verdicts(store, pairs)
+    assert significant <= 1
 
 
 def test_three_percent_more_power_is_seen_in_most_single_pairs(store: Path) -> None:
-    significant, executions = verdicts(store, [(f"run-{k:02}", f"more-{k:02}") for k in range(PAIRS)])
-    assert significant > PAIRS / 2
-    assert executions > PAIRS / 2
+    pairs = [(f"run-{k:02}", f"more-{k:02}") for k in range(0, PAIRS, 2)]
+    significant, executions = verdicts(store, pairs)
+    assert significant > len(pairs) / 2
+    assert executions > len(pairs) / 2
