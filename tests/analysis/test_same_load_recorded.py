@@ -15,6 +15,7 @@ import pytest
 
 from energyd.store.read import open_reader
 from energyq.compare import compare
+from made_once import made_once
 from real_daemon import Daemon
 
 RECORDED = Path(__file__).parents[2] / "docs" / "results" / "accuracy-h100" / "train-1b.npz"
@@ -58,14 +59,19 @@ def record(folder: Path) -> list[dict[str, int | str]]:
     return windows
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recorded")
+def replayed(folder: Path) -> Path:
     record(folder)
     daemon = Daemon(folder, {}).start("--speed", "40", source=f"replay:{folder}", wait=False)
     assert daemon.process is not None
     assert daemon.process.wait(timeout=60) == 0, daemon.log.read_text()
     return daemon.store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the daemon has made of that trace. At rest: nobody writes to it."""
+    made: Path = made_once(tmp_path_factory, "recorded", replayed)
+    return made
 
 
 def verdicts(store: Path, pairs: list[tuple[str, str]]) -> tuple[int, int]:
