@@ -39,10 +39,10 @@ check: setup ## style, types and import arrows
 	@$(call quietly,$(BIN)/lint-imports)
 
 test: deps setup check ## what CI runs: checks and the whole suite (ARGS="-k top" narrows it)
-	@$(PYTEST) -n 4 -m "not long and not gpu" $(ARGS)
+	@$(PYTEST) -n 4 --dist worksteal -m "not long and not gpu" $(ARGS)
 
 faults: deps setup ## break things on purpose: what survives? (docs/faults.md; a part of `make test`)
-	@$(PYTEST) -n 4 -m "fault and not long and not gpu" $(ARGS)
+	@$(PYTEST) -n 4 --dist worksteal -m "fault and not long and not gpu" $(ARGS)
 
 test-long: setup ## tests that take minutes
 	@PYTHON='$(PYTHON)' tests/deps.sh long

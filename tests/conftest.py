@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fake_nvml.build import FakeNvml, build
+from made_once import made_once
 
 TRACES = Path(__file__).parent / "traces"
 
@@ -17,7 +18,7 @@ TRACES = Path(__file__).parent / "traces"
 @pytest.fixture(scope="session")
 def fake_nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder that holds the fake libnvidia-ml.so.1."""
-    library = build(tmp_path_factory.mktemp("fake_nvml"))
+    library: Path | None = made_once(tmp_path_factory, "fake_nvml", build)
     if library is None:
         pytest.skip("gcc missing")
     return library

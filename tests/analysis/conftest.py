@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import in_process
 from analysis.energy_store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -82,12 +83,9 @@ def daemon(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def energyq() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`energyq("runs", …)` as a process of its own, with its output captured."""
+    """`energyq("runs", …)` in a pipe and without colours, with its output captured."""
 
-    def call(*args: object, stdin: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-m", "energyq", *map(str, args)]
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, env=ENV | env, timeout=60, check=False
-        )
+    def call(*args: object, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+        return in_process.energyq(*args, stdin=stdin, env={"NO_COLOR": "1"} | env)
 
     return call

@@ -71,19 +71,19 @@ def test_welchs_interval_is_that_of_a_worked_example() -> None:
     assert half_width([]) == 0
 
 
-def test_the_same_load_measured_twice_twenty_times_is_called_different_at_most_three_times(
+def test_pairs_whose_load_spreads_between_runs_are_hardly_ever_called_different_and_3_percent_is(
     store: Store,
 ) -> None:
-    """Load and power spread by 0.5 % between runs, as on real boards; then 3 % more, which is found."""
+    """0.5 % between runs, as on real boards. Twenty pairs of a real load: test_same_load_recorded.py."""
     chance = random.Random(7)
-    ids = plain_runs(store, [300 * chance.gauss(1, 0.005) for _ in range(40)])
-    more = plain_runs(store, [309 * chance.gauss(1, 0.005) for _ in range(5)])
+    ids = plain_runs(store, [300 * chance.gauss(1, 0.005) for _ in range(12)])
+    more = plain_runs(store, [309 * chance.gauss(1, 0.005) for _ in range(3)])
     with open_reader(store.write()) as reader:
         same = [compare(reader, a, b, 0.005).significant for a, b in zip(ids[::2], ids[1::2], strict=True)]
-        other = [compare(reader, a, b, 0.005).significant for a, b in zip(ids[:5], more, strict=True)]
-    assert same.count(True) <= 3
+        other = [compare(reader, a, b, 0.005).significant for a, b in zip(ids[:3], more, strict=True)]
+    assert same.count(True) <= 1
     assert same.count(None) == 0
-    assert other.count(True) >= 4
+    assert other.count(True) >= 2
 
 
 def test_a_single_pair_says_what_it_knows_of_executions_and_what_it_assumes_of_runs(

@@ -15,6 +15,7 @@ import pytest
 
 from energyd.store.read import open_reader
 from energyq.compare import compare
+from made_once import made_once
 from real_daemon import Daemon
 
 RECORDED = Path(__file__).parents[2] / "docs" / "results" / "accuracy-h100" / "train-1b.npz"
@@ -58,14 +59,19 @@ def record(folder: Path) -> list[dict[str, int | str]]:
     return windows
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("recorded")
+def replayed(folder: Path) -> Path:
     record(folder)
     daemon = Daemon(folder, {}).start("--speed", "40", source=f"replay:{folder}", wait=False)
     assert daemon.process is not None
     assert daemon.process.wait(timeout=60) == 0, daemon.log.read_text()
     return daemon.store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the daemon has made of that trace. At rest: nobody writes to it."""
+    made: Path = made_once(tmp_path_factory, "recorded", replayed)
+    return made
 
 
 def verdicts(store: Path, pairs: list[tuple[str, str]]) -> tuple[int, int]:
@@ -89,11 +95,13 @@ def test_of_twenty_pairs_of_one_recorded_training_load_at_most_three_are_called_
 
 
 def test_nor_are_runs_of_it_that_lie_half_a_minute_apart(store: Path) -> None:
-    significant, _ = verdicts(store, [(f"run-{k:02}", f"run-{k + PAIRS:02}") for k in range(PAIRS)])
-    assert significant <= 3
+    pairs = [(f"run-{k:02}", f"run-{k + PAIRS:02}") for k in range(0, PAIRS, 2)]
+    significant, _ = verdicts(store, pairs)
+    assert significant <= 1
 
 
 def test_three_percent_more_power_is_seen_in_most_single_pairs(store: Path) -> None:
-    significant, executions = verdicts(store, [(f"run-{k:02}", f"more-{k:02}") for k in range(PAIRS)])
-    assert significant > PAIRS / 2
-    assert executions > PAIRS / 2
+    pairs = [(f"run-{k:02}", f"more-{k:02}") for k in range(0, PAIRS, 2)]
+    significant, executions = verdicts(store, pairs)
+    assert significant > len(pairs) / 2
+    assert executions > len(pairs) / 2

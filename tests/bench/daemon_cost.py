@@ -166,7 +166,8 @@ def _with_readers(daemon: Any, seconds: float) -> tuple[float | None, int]:
 
     def ask() -> None:
         while time.monotonic() < until:
-            daemon.query("SELECT device, count(*) AS n, max(cum_uj) AS e FROM samples GROUP BY device")
+            sums = "SELECT device, count(*) AS n, max(cum_uj) AS e FROM samples GROUP BY device"
+            assert daemon.run("energyq", "--store", str(daemon.store), sums).returncode == 0
             asked.append(1)
 
     readers = [threading.Thread(target=ask) for _ in range(2)]

@@ -15,6 +15,7 @@ import pytest
 from energyd.doctor_checks import timens_offset_ns, why
 from energyd.doctor_places import PLACE_CHECKS
 from fake_nvml.build import FakeNvml
+from light_codecarbon.path import light
 from real_daemon import Daemon, wait_for
 
 UNITS = ("_ns", "_mw", "_us", "_j", "_bytes", "seconds")
@@ -50,7 +51,7 @@ def doctor(fake_nvml: FakeNvml, tmp_path: Path) -> Doctor:
                 "--json",
                 *(arguments or ("--store", tmp_path / "none")),
             ],
-            env={**(env or fake_nvml.env), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env=light({**(env or fake_nvml.env), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}),
             capture_output=True,
             text=True,
             timeout=60,
@@ -66,7 +67,7 @@ def doctor(fake_nvml: FakeNvml, tmp_path: Path) -> Doctor:
 @pytest.fixture
 def daemon(fake_nvml: FakeNvml, tmp_path: Path) -> Iterator[Daemon]:
     """A daemon on the fake GPU, not started yet."""
-    made = Daemon(tmp_path, fake_nvml.env)
+    made = Daemon(tmp_path, light(fake_nvml.env))
     yield made
     if made.process is not None:
         made.kill()

@@ -36,10 +36,10 @@ def wave(t: int) -> int:
     return 100_000 + (t - T0) % (700 * MS) * 300_000 // (700 * MS)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two devices at 50 Hz: two minutes by day, with gaps and stages, and two over midnight; all sealed."""
-    made = Store(tmp_path / "store")
+    made = Store(tmp_path_factory.mktemp("pristine") / "store")
     for device in (0, 1):
         made.device(device)
         made.power(device, range(T0, T0 + 60 * S, 20 * MS), wave)
@@ -67,6 +67,12 @@ def store(tmp_path: Path) -> Path:
     hot.hour(END)
     hot.close()
     return root
+
+
+@pytest.fixture
+def store(pristine: Path, tmp_path: Path) -> Path:
+    """That store, for one test to wear out."""
+    return shutil.copytree(pristine, tmp_path / "store")
 
 
 class Hours:

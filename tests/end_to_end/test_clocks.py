@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fake_clock.build import FakeClock, build
+from light_codecarbon.path import light
 from real_daemon import Daemon, wait_for
 from staged import Staged, status
 
@@ -38,7 +39,7 @@ def fake_clock(fake_clock_library: Path, tmp_path: Path) -> FakeClock:
 def daemon(make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml, fake_clock: FakeClock) -> Daemon:
     """A daemon on two fake GPUs and fake clocks, with a counter read of each."""
     fake_nvml.control("devices 2\n")
-    daemon = make_daemon({**fake_nvml.env, **fake_clock.env}).start()
+    daemon = make_daemon(light({**fake_nvml.env, **fake_clock.env})).start()
     wait_for(lambda: daemon.query("SELECT count(DISTINCT device) AS n FROM counters")[0]["n"] == 2)
     return daemon
 
@@ -142,7 +143,7 @@ def test_a_daemon_that_is_not_scheduled_loses_nothing_within_the_ring_and_beyond
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml
 ) -> None:
     fake_nvml.control("devices 2\n")
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     wait_for(lambda: daemon.query("SELECT count(DISTINCT device) AS n FROM counters")[0]["n"] == 2)
     stage = Staged(daemon, "short", "long")
     assert daemon.process is not None
@@ -186,7 +187,7 @@ def test_a_program_in_another_time_namespace_is_placed_by_arrival_and_flagged(
     tried = unshare and subprocess.run([*elsewhere, "true"], capture_output=True, text=True, check=False)
     if not tried or tried.returncode != 0:
         pytest.skip(f"no time namespace here: {tried.stderr.strip() if tried else 'unshare missing'}")
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     code = (
         "import energyd_client as energy, time\n"
         "with energy.run('r') as run:\n"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from light_codecarbon.path import light
 from real_daemon import Daemon, wait_for
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ EDGE_J = 15
 def test_two_programs_on_one_gpu_have_full_and_own_energy_by_the_curve_and_sums_count_nothing_twice(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml
 ) -> None:
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     one, _ = program(
         daemon,
         "one",
@@ -175,7 +176,7 @@ def test_two_programs_on_two_gpus_of_which_one_is_shared_are_charged_by_gpu(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml
 ) -> None:
     fake_nvml.control("devices 2\n")
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     one, _ = program(daemon, "one", 'with run.stage("both", devices=[0, 1]): time.sleep(2.4)')
     two, _ = program(daemon, "two", 'with run.stage("second", devices=[1]): time.sleep(1.0)')
     go(one)
@@ -206,7 +207,7 @@ def test_a_stage_on_a_mig_instance_has_the_whole_gpus_energy_and_says_so(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml
 ) -> None:
     fake_nvml.control("mig 0 1\n")
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     mig = f"MIG-{fake_nvml.uuid(0)}/1/0"
     process, _ = program(daemon, "slice", f'with run.stage("train", devices=["{mig}"]): time.sleep(1.5)')
     go(process)
@@ -228,7 +229,7 @@ def listed(daemon: Daemon, seconds: float = 1.3) -> None:
 def test_a_foreign_process_on_the_gpu_flags_the_stage_and_its_energy_is_split_only_as_an_estimate(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml, stranger: subprocess.Popen[bytes]
 ) -> None:
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     process, pid = program(
         daemon,
         "run",
@@ -270,7 +271,7 @@ with run.stage("shared"): time.sleep(2.5)
 def test_the_runs_own_child_and_a_process_that_cannot_be_seen_flag_nothing(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml
 ) -> None:
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     process, pid = program(
         daemon,
         "run",
@@ -302,7 +303,7 @@ worker.communicate()
 def test_a_foreign_process_is_remembered_by_a_stage_that_outlives_the_daemon(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml, stranger: subprocess.Popen[bytes]
 ) -> None:
-    daemon = make_daemon(fake_nvml.env).start()
+    daemon = make_daemon(light(fake_nvml.env)).start()
     process, pid = program(
         daemon,
         "run",
@@ -329,7 +330,7 @@ with run.stage("train"): input()
 def test_a_gpu_with_mig_tells_no_utilisation_and_is_not_asked_again(
     make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml, stranger: subprocess.Popen[bytes]
 ) -> None:
-    daemon = make_daemon(fake_nvml.env)
+    daemon = make_daemon(light(fake_nvml.env))
     process, pid = program(daemon, "run", 'with run.stage("train"): time.sleep(2.2)')
     fake_nvml.control(f"mig 0 1\npids 0 {pid} {stranger.pid}\nbusy 0 {pid} 50 {stranger.pid} 30\n")
     daemon.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -57,6 +58,13 @@ class OnSmallDisk(Daemon):
 
     def run(self, module: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         return self.inside(sys.executable, "-m", module, *arguments)
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        """By a process that sees the small disk."""
+        out = self.run("energyq", "--store", str(self.store), "--format", "json", sql)
+        assert out.returncode == 0, out.stderr
+        found: list[dict[str, Any]] = json.loads(out.stdout)
+        return found
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from energyd.attribution import Known, charge
 from energyd.sources import CounterRead, DeviceInfo, SensorInfo
 from fake_nvml.build import FakeNvml
+from light_codecarbon.path import light
 from real_daemon import Daemon, wait_for
 
 SENSORS = ("ring", "instant", "average", "counter")
@@ -145,7 +146,7 @@ def test_a_running_daemon_keeps_the_profile_in_its_store(
     wanted = PROFILES[name]
     fake_nvml.play(ALWAYS_MOVING)
     fake_nvml.control(script(wanted))
-    daemon = Daemon(tmp_path, fake_nvml.env).start()
+    daemon = Daemon(tmp_path, light(fake_nvml.env)).start()
     try:
         sql = "FROM sensors SELECT sensor, state, period_ns, lag_ns, call_us, reason"
         rows = wait_for(lambda: daemon.query(sql))
