@@ -51,6 +51,7 @@ def run_grid(
             say.done(line)
         if left := [f"{c.name} seed {c.seed}" for c in cells if c.result is None]:
             say.done(f"left for --resume: {', '.join(left)}")
+            folder.mkdir(parents=True, exist_ok=True)  # it is found there even if no cell had begun
         return results
     finally:
         proc.end(here)
