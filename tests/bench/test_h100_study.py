@@ -16,6 +16,7 @@ import pytest
 from bench import overhead_gpu
 from bench.h100 import budgets, claims, page, poster, study
 from bench.h100.figures import Kind, Value
+from bench.h100.piece import archives
 from energyd_pipelines import h100, h100_config, h100_teacher, h100_windows, starved
 from energyd_pipelines.errors import AGAIN, DistillError
 from energyd_pipelines.examples import Counts
@@ -104,6 +105,13 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     assert [line["variant"] for line in lines(tmp_path)] == ["tiny evaluate"]
     assert h100.run(words) == 0
     assert len(lines(tmp_path)) == 1
+
+
+def test_only_archives_of_windows_are_read_whatever_else_lies_beside_them(tmp_path: Path) -> None:
+    mine = ["students-20261124T193721Z.tar.gz", "eager-20261124T195021Z.tar.gz"]
+    for name in (*mine, "same-load.tar.gz", "frontier-20261124T195021Z.tar.gz", "accuracy.tar.gz"):
+        (tmp_path / name).touch()
+    assert {path.name for path in archives(tmp_path)} == set(mine)
 
 
 def piece(tmp_path: Path, **settings: Any) -> h100_config.Piece:

@@ -14,14 +14,13 @@ set -uo pipefail
 
 plan() {
   cat <<'PLAN'
-in the order of what each minute gives                                                     minutes
-1  first      overhead of a measured step (50 rounds), energyd release, the same load 40 times   9.0   any H100
-2  frontier   a teacher and students that learn for real: equal budget, then to a target         9.5   exit 75: call it again
-3  students   repeats 1 and 2 of 1B, 7B, 13B                                                     9.5   80 GB
-             (27 in all with one start of the machine: 28.5)
-4  teacher    repeats 1 and 2 of the 32B: logits, graphs; its own generate at 32 and 64          9.5   80 GB
-5  eager      its own generate at 8 and 128, what is left at 32 and 64                           9.0   80 GB
-6  squares    error of each tool on square waves; on an H200 the comparison with the H100        6.0   any GPU
+in the order of what each minute gives; 1 to 3 take 27 minutes, the machine's start apart      minutes
+1  first      what measuring adds to a step (50 rounds), energyd release, one load 40 times        8.8   any H100
+2  frontier   a teacher and students that learn: to an equal budget, then to a target              9.0   75: once more
+3  students   repeats 1 and 2 of 1B, 7B, 13B                                                       9.2   80 GB
+4  teacher    repeats 1 and 2 of the 32B: logits, graphs; its own generate at 32 and 64            9.4   80 GB
+5  eager      its own generate at 8 and 128, what is left at 32 and 64                             9.2   80 GB
+6  squares    each tool's error on square waves; on an H200, to compare with the H100              6.0   any GPU
 PLAN
 }
 
@@ -90,8 +89,8 @@ case $call in
     step release page_of "$out/release.md" "$python" tests/hardware/release_on_gpu.py
     step same-load same_load
     ;;
-  frontier) step frontier "$python" tests/bench/h100_study.py frontier --out "$out" --minutes 9 ;;
-  students) step students study part=students sizes=1b,7b,13b idle_s=5 minutes=9.2 ;;
+  frontier) step frontier "$python" tests/bench/h100_study.py frontier --out "$out" --minutes 8.6 ;;
+  students) step students study part=students sizes=1b,7b,13b idle_s=5 minutes=8.8 ;;
   teacher)
     step teacher study part=teacher idle_s=5 minutes=5.6
     step eager study part=eager batches=32,64 idle_s=0 minutes=3.5

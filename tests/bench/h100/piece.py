@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from bench.accuracy.store import Daemon
 SETTLE_S: Final = 3.0
 """The last samples must follow the last stage."""
 FRONTIER: Final = "frontier"
+_OF_WINDOWS: Final = re.compile(r"(students|logits|generate|eager|teacher)-\d{8}T\d{6}Z\.tar\.gz")
 
 
 def run(words: list[str], out: Path, seen: list[Path], cache: Path) -> int:
@@ -83,8 +85,8 @@ def beside_daemon(
 
 
 def archives(folder: Path) -> list[Path]:
-    """Archives of windows in a folder."""
-    return [path for path in folder.glob("*.tar.gz") if not path.name.startswith(FRONTIER)]
+    """Archives of windows in a folder, whatever else lies there."""
+    return [path for path in folder.glob("*.tar.gz") if _OF_WINDOWS.fullmatch(path.name)]
 
 
 def unpack(folder: Path, into: Path) -> list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]:
