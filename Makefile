@@ -98,9 +98,8 @@ screenshots: setup ## how a report looks, light, dark and printed (PAGE=docs/res
 bench-overhead: setup ## what measuring adds to a training step; needs an NVIDIA GPU, 8 minutes
 	@$(BIN)/python tests/bench/overhead_gpu.py $(ARGS)
 
-bench-study: setup ## docs/results/h100-study.md from the stores beside it; needs no GPU
-	@$(BIN)/python tests/bench/h100_study.py report docs/results/h100-study > docs/results/h100-study.new
-	@mv docs/results/h100-study.new docs/results/h100-study.md
+bench-study: setup ## docs/results/h100-study.md, .csv and .html from the stores beside them; needs no GPU
+	@$(BIN)/python tests/bench/h100_study.py report docs/results/h100-study
 
 demo: setup ## three sizes of student, three pipelines: what does distilling cost, when does it pay? (ARGS="quick --seeds 3")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store $(ARGS)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from energyd_pipelines.artifacts_cli import artifacts
-from energyd_pipelines.errors import DistillError
+from energyd_pipelines.errors import AGAIN, DistillError
 
 # Idle OpenMP threads spin by default, which costs power and, on a shared machine, time (up to 17 times as
 # long for models this small). libgomp reads this while torch is being imported.
@@ -47,8 +47,14 @@ def cli() -> None:
 @click.argument("what", metavar="[PRESET|CONFIG.yaml] [KEY=VALUE]…", nargs=-1)
 @click.option("--seeds", metavar="N", type=click.IntRange(1), help="Seeds 0 to N − 1; three give intervals.")
 @click.option("--resume", is_flag=True, help="Go on with the newest execution of these settings.")
+@click.option("--minutes", metavar="N", type=click.FloatRange(0, min_open=True),
+              help="Begin no cell that would end later; exits 75 if some are left, for --resume.")
 @click.option("--regenerate", metavar="REASON", help="Ask the teacher again; the reason is recorded.")
-def run_command(what: Sequence[str], seeds: int | None, resume: bool, regenerate: str | None) -> None:
+@click.pass_context
+def run_command(
+    ctx: click.Context, what: Sequence[str], seeds: int | None, resume: bool, minutes: float | None,
+    regenerate: str | None,
+) -> None:
     """Run a study: pipelines × students × seeds. Finished teachers' artifacts are reused.
 
     \b
@@ -67,10 +73,12 @@ def run_command(what: Sequence[str], seeds: int | None, resume: bool, regenerate
         extra.append(f"reuse.regenerate={regenerate!r}")
     config = load(source, [*words, *extra])
 
-    from energyd_pipelines.grid import new_folder, newest_folder, run_grid
+    from energyd_pipelines.grid import n_cells, new_folder, newest_folder, run_grid
 
     folder = newest_folder(config) if resume else new_folder(config)
-    run_grid(config, source if "." not in source else Path(source).stem, folder)
+    preset = source if "." not in source else Path(source).stem
+    if len(run_grid(config, preset, folder, minutes=minutes)) < n_cells(config):
+        ctx.exit(AGAIN)
 
 
 @cli.command("presets")

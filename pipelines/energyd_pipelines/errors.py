@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+AGAIN: Final = 75
+"""Exit code: time is up, the same command goes on."""
+
 
 class DistillError(Exception):
     """Something that the user can mend; `str()` is at most three lines, `code` the exit code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -22,24 +23,43 @@ from energyd_pipelines.progress import Progress
 from energyd_pipelines.starved import STARVED_ABOVE
 
 
-def run_grid(config: Config, preset: str, folder: Path) -> list[dict[str, Any]]:
-    """Run every cell that is not finished; the results of all. Raises DistillError."""
+def run_grid(
+    config: Config, preset: str, folder: Path, *, minutes: float | None = None
+) -> list[dict[str, Any]]:
+    """Run every cell that is not finished; the results of all that are then. Raises DistillError.
+
+    With `minutes` no cell begins that would end later, were it to take as long as the longest before it.
+    """
     here = proc.begin(config.device, config.threads)
     say = Progress(quiet=not here.first)
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    longest = 0.0
     try:
         cells = list(cells_of(config, preset, here.same_path(folder), here, say))
         if any(cell.result is None for cell in cells):
             models.warm_up()
         for cell in cells:
+            began = time.monotonic()
+            if here.agree(began + longest > deadline):
+                break
             if cell.result is None:
                 _run(cell)
             here.wait()
+            longest = max(longest, time.monotonic() - began)
         results = [r for c in cells if (r := c.result) is not None]
-        for line in summary(results):
+        for line in summary(results) if results else ():
             say.done(line)
+        if left := [f"{c.name} seed {c.seed}" for c in cells if c.result is None]:
+            say.done(f"left for --resume: {', '.join(left)}")
+            folder.mkdir(parents=True, exist_ok=True)  # it is found there even if no cell had begun
         return results
     finally:
         proc.end(here)
+
+
+def n_cells(config: Config) -> int:
+    """How many cells a study has."""
+    return len(config.seeds) * len(config.students) * len(config.pipelines)
 
 
 def _run(cell: Cell) -> None:

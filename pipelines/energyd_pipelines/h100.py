@@ -22,14 +22,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Final
 
 import click
 
-from energyd_pipelines.errors import DistillError
+from energyd_pipelines.errors import AGAIN, DistillError
 from energyd_pipelines.h100_config import load, piece_of
-
-AGAIN: Final = 75
 
 
 def run(words: Sequence[str] = ()) -> int:

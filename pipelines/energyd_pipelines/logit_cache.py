@@ -255,7 +255,7 @@ class LogitCache:
                 where=str(self.folder),
                 cure=f"one of {', '.join(f'{t:g}' for t in self.temperatures)}, or a cache made with it",
             )
-        records = np.concatenate([self._example(int(i)) for i in indices])
+        records = self._records(np.asarray(indices, np.int64))
 
         def there(values: NDArray[Any]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device)
@@ -265,20 +265,33 @@ class LogitCache:
         rel = there(records["rel"][:, : self.k]).float()
         return SparseTargets(ids, rel, there(records["lse"][:, self.temperatures.index(tau)]), tau)
 
-    def _example(self, index: int) -> NDArray[Any]:
-        if not 0 <= index < self.n_examples:
+    def _records(self, index_B: NDArray[np.int64]) -> NDArray[Any]:
+        """All records of these examples, copied in one go.
+
+        One by one they took 34 ms for 1,024 examples of 7 labels, numpy comparing their types pair by pair:
+        longer than a small student's step on a GPU, which starved.
+        """
+        for i in index_B[(index_B < 0) | (index_B >= self.n_examples)][:1]:
             raise DistillError(
-                f"example {index} of a cache of {self.n_examples}",
+                f"example {i} of a cache of {self.n_examples}",
                 where=str(self.folder),
                 cure="the cache belongs to another dataset",
             )
-        found: NDArray[Any] = np.asarray(self._rows[self._offsets[index] : self._offsets[index + 1]])
-        if not self._checked[index]:  # once a process: it is as dear as reading
-            if zlib.crc32(found.tobytes()) != self._crc[index]:
-                raise DistillError(
-                    f"example {index} of the logit cache is not what was written (CRC)",
-                    where=str(self.folder / ROWS),
-                    cure="make it again: --regenerate 'damaged cache'",
-                )
-            self._checked[index] = True
+        for i in index_B[~self._checked[index_B]]:
+            self._check(int(i))
+        first_B, n_B = self._offsets[index_B], np.diff(self._offsets)[index_B]
+        before_B = np.cumsum(n_B) - n_B  # records of the examples before
+        at_N = np.arange(n_B.sum()) + np.repeat(first_B - before_B, n_B)
+        found: NDArray[Any] = np.asarray(self._rows)[at_N]
         return found
+
+    def _check(self, index: int) -> None:
+        """Compare an example with its CRC, once a process: it is as dear as reading."""
+        found = self._rows[self._offsets[index] : self._offsets[index + 1]]
+        if zlib.crc32(found.tobytes()) != self._crc[index]:
+            raise DistillError(
+                f"example {index} of the logit cache is not what was written (CRC)",
+                where=str(self.folder / ROWS),
+                cure="make it again: --regenerate 'damaged cache'",
+            )
+        self._checked[index] = True

@@ -2,7 +2,7 @@
 
     python3 tests/bench/h100_study.py run --out DIR part=students sizes=1b,7b      (h100.py has all settings)
     python3 tests/bench/h100_study.py frontier --out DIR       students that learn for real
-    python3 tests/bench/h100_study.py report DIR > docs/results/h100-study.md
+    python3 tests/bench/h100_study.py report docs/results/h100-study      writes ….md, ….csv, ….html beside it
 
 A piece ends within its `minutes` and leaves one archive in DIR. Exit 75: more is left; with the archives of
 earlier calls in DIR, or in a folder named by --seen, the same command goes on where they stopped.
@@ -21,7 +21,7 @@ from bench.accuracy import paths
 
 
 def main() -> int:
-    """Run a piece, or print the page."""
+    """Run a piece, or write the pages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,8 +34,11 @@ def main() -> int:
     learns = commands.add_parser("frontier", help="a teacher and students that learn for real")
     learns.add_argument("words", nargs="*", metavar="key=value", help="of the students' preset")
     learns.add_argument("--out", type=Path, required=True)
+    learns.add_argument("--minutes", type=float, default=9.0, help="begins no cell that would end later")
+    learns.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()) / "energyd-h100-frontier",
+                        help="what stays for the next call")
     learns.add_argument("--teacher", action="append", default=[], metavar="key=value")
-    reports = commands.add_parser("report", help="print the page")
+    reports = commands.add_parser("report", help="write the pages, beside the folder")
     reports.add_argument("folder", type=Path)
     options = parser.parse_args()
     if options.command == "run":
@@ -43,14 +46,21 @@ def main() -> int:
 
         return piece.run(options.words, options.out.resolve(), options.seen, options.cache.resolve())
     if options.command == "frontier":
-        from bench.h100 import piece
+        from bench.h100 import frontier
 
-        return piece.frontier(options.words, options.teacher, options.out.resolve())
+        return frontier.measure(
+            options.words, options.teacher, options.out.resolve(), minutes=options.minutes,
+            place=options.place.resolve(),
+        )  # fmt: skip
     sys.path.insert(0, str(paths.ROOT / "pipelines"))
     paths.export()
-    from bench.h100 import page
+    from bench.h100 import study
 
-    print(page.page(options.folder))
+    folder = options.folder.resolve()
+    for suffix, text in study.written(folder).items():
+        path = folder.with_name(folder.name + suffix)
+        path.write_text(text, encoding="utf-8")
+        print(path)
     return 0
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from bench import overhead_gpu
-from bench.h100 import page, poster
+from bench.h100 import budgets, claims, page, poster, study
 from bench.h100.figures import Kind, Value
+from bench.h100.piece import archives
 from energyd_pipelines import h100, h100_config, h100_teacher, h100_windows, starved
-from energyd_pipelines.errors import DistillError
+from energyd_pipelines.errors import AGAIN, DistillError
 from energyd_pipelines.examples import Counts
 from energyd_pipelines.h100_windows import Variant, Work
 from energyd_pipelines.logit_cache import LogitCache
@@ -60,7 +61,8 @@ def test_a_piece_beside_a_daemon_becomes_a_page_with_energies_from_its_store(
     script("h100_study.py", "run", *places, *words, env=fake_nvml.env)
     (archive,) = (tmp_path / "o").iterdir()
     assert archive.stat().st_size < 1_000_000
-    text = script("h100_study.py", "report", str(tmp_path / "o"), env=fake_nvml.env)
+    script("h100_study.py", "report", str(tmp_path / "o"), env=fake_nvml.env)
+    text = (tmp_path / "o.md").read_text()
     (row,) = [line for line in text.splitlines() if line.startswith("| tiny sft |")]
     cells = [cell.strip() for cell in row.split("|")]
     watts, j_label = float(cells[3].split()[0]), float(cells[6].split()[0])
@@ -68,6 +70,7 @@ def test_a_piece_beside_a_daemon_becomes_a_page_with_energies_from_its_store(
     assert low <= watts <= high
     assert j_label > 0
     assert "Fake H100" in text
+    assert "The frontier (students that learn for real): not measured." in text
 
 
 def test_every_part_measures_its_variants_and_the_teachers_cache_is_the_students(
@@ -104,6 +107,13 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: py
     assert len(lines(tmp_path)) == 1
 
 
+def test_only_archives_of_windows_are_read_whatever_else_lies_beside_them(tmp_path: Path) -> None:
+    mine = ["students-20261124T193721Z.tar.gz", "eager-20261124T195021Z.tar.gz"]
+    for name in (*mine, "same-load.tar.gz", "frontier-20261124T195021Z.tar.gz", "accuracy.tar.gz"):
+        (tmp_path / name).touch()
+    assert {path.name for path in archives(tmp_path)} == set(mine)
+
+
 def piece(tmp_path: Path, **settings: Any) -> h100_config.Piece:
     config = h100_config.load(["pretend=true", "window_s=0", "repeats=2", f"out={tmp_path}"])
     return h100_config.piece_of(h100_config.replace(config, **settings))
@@ -135,7 +145,7 @@ def test_a_piece_out_of_time_begins_nothing_and_says_what_is_left(tmp_path: Path
     h100_windows.rounds(here, [variant("a", one)])
     assert here.left == ["a #0", "a #1"]
     assert not (tmp_path / "windows.jsonl").exists()
-    assert h100.run([*QUICK, "part=students", "modes=sft", "minutes=-1", f"out={tmp_path}"]) == h100.AGAIN
+    assert h100.run([*QUICK, "part=students", "modes=sft", "minutes=-1", f"out={tmp_path}"]) == AGAIN
 
 
 def test_where_no_graph_can_be_recorded_the_static_cache_alone_is_measured(
@@ -237,20 +247,99 @@ def test_a_difference_of_two_lone_windows_below_what_repeats_differ_is_no_saving
     assert ratio == "0.9937 ± 0.014"
 
 
-def test_what_a_teacher_takes_beside_a_student_is_told_as_a_ratio() -> None:
-    kinds = {
-        k.name: k
-        for k in (
-            kind("1b sft", "student.train", "positions", 0.03),
-            kind("7b sft", "student.train", "positions", 0.09),
-            kind("13b sft", "student.train", "positions", 0.18),
-            kind("32b logits", "teacher.logits", "positions", 0.09),
-        )
-    }
-    told = [line.partition("takes ")[2] for line in page.claims(kinds).splitlines() if "rivals" in line]
-    assert [(t.partition(" ")[0], t.rpartition(": ")[2]) for t in told] == [
-        ("3", "more."), ("1", "as much."), ("0.5", "less.")
-    ]  # fmt: skip
+def three_sizes(kd_of_sft: float, *, cache: float = 0.09, evaluate: bool = True) -> dict[str, Kind]:
+    """Everything a page needs, a KD position taking `kd_of_sft` times what an SFT position takes."""
+    found = [
+        kind("32b logits", "teacher.logits", "positions", cache),
+        kind("32b graph 64", "teacher.generate", "generated", 0.36, batch=64, how="graph"),
+    ]
+    for size, j in zip(poster.SIZES, (0.026, 0.0995, 0.19), strict=True):
+        found += [
+            kind(f"{size} sft", "student.train", "positions", j),
+            kind(f"{size} kd", "student.train", "label", 3 * j * kd_of_sft),
+        ]
+        found += [kind(f"{size} evaluate", "evaluate", "positions", j / 4)] if evaluate else []
+    return {k.name: k for k in found}
+
+
+def verdicts(kinds: dict[str, Kind]) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """(claim, size) to (as logged, at equal positions, verdict)."""
+    text = claims.claims(kinds, learnt=False)
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if " | " in line]
+    return {(row[0].partition(" (")[0], row[1]): (row[3], row[4], row[5]) for row in rows}
+
+
+def test_a_conclusion_holds_or_flips_by_both_ways_to_divide_the_tokens() -> None:
+    kinds = three_sizes(1.05)
+    for lone in kinds.values():
+        del lone.windows[1:]  # now each has the doubt of a repeat that there is not
+    told = verdicts(kinds)
+    # SFT of the 1B: 6.3 kWh. KD: 70 M labels at 3 x 0.026 x 1.05 J are 1.5925 kWh, the cache 4.975.
+    once, equal, verdict = told["Used once, KD takes more energy than SFT", "1b"]
+    assert once.partition(" ")[0] == f"{(1.5925 + 4.975) / 6.3:.4g}"
+    assert equal.partition(" ")[0] == f"{1.05 + 4.975 / 6.3:.4g}"
+    assert verdict == "holds"
+    dearer = told["Used once, KD takes more energy than SFT", "13b"]
+    assert dearer[2] == "flips as logged, holds at equal positions"
+    half = "holds as logged, flips at equal positions"
+    assert told["Reuse makes KD pay", "7b"][2] == half
+    # As many positions of the same work save exactly nothing, whatever their doubt: that is no noise.
+    assert told["Reuse makes Synthetic SFT pay", "7b"][1:] == ("never", half)
+    assert told["Synthetic data generation is a near-fixed cost", "32b graph 64"][2].startswith("flips")
+    dominates = told["SFT strictly dominates on the energy-quality frontier at 7B and 13B", ""]
+    assert dominates[2].startswith("not measured")
+
+
+def test_a_cheaper_kd_step_and_a_dear_cache_turn_the_verdicts() -> None:
+    told = verdicts(three_sizes(0.5, cache=1.0))
+    assert told["Used once, KD takes more energy than SFT", "13b"][2] == "holds"
+    assert told["Reuse makes KD pay", "13b"][2] == "holds"
+    assert told["Logit caching rivals its student's training", "13b"][2] == "holds"
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [(Value(1.2, 0.1), True), (Value(0.8, 0.1), False), (Value(1.05, 0.1), None), (Value(None), None)],
+)
+def test_what_lies_within_its_doubt_is_neither_above_nor_below(value: Value, wanted: bool | None) -> None:
+    assert claims.above(value, 1) is wanted
+
+
+def test_the_table_for_energyq_gives_the_pages_own_break_even(tmp_path: Path) -> None:
+    from energyq.breakeven import break_even
+    from energyq.study_csv import read_csv
+
+    kinds = three_sizes(1.0)
+    path = tmp_path / "h100-study.csv"
+    path.write_text(budgets.table(kinds))
+    answers = {(a.pipeline, a.student, a.stop): a for a in break_even(read_csv(str(path)))}
+    for pipeline in ("kd", "synthetic"):
+        here = budgets.sides(kinds, pipeline, "7b", budgets.LOGGED)
+        assert here is not None
+        assert here.teacher.mean is not None
+        assert here.saving.mean is not None
+        asked = answers[pipeline, "7B", budgets.LOGGED]
+        assert asked.n_star == pytest.approx(here.teacher.mean / here.saving.mean, rel=1e-4)
+    # A KD step at the cost of an SFT step saves nothing on as many positions.
+    assert answers["kd", "1B", budgets.EQUAL].saving_j == pytest.approx(0, abs=1e3)
+    assert {s.partition(".")[0] for e in read_csv(str(path)).executions for s in e.stages} == {
+        "student", "teacher", "evaluate"
+    }  # fmt: skip
+
+
+def test_what_was_measured_too_seldom_or_not_at_all_is_said_by_the_page() -> None:
+    kinds = three_sizes(1.0, evaluate=False)
+    del kinds["7b kd"].windows[1:]
+    text = page.missing(kinds, learnt=False)
+    assert "- 1 of 3 repeats: 7b kd." in text
+    (never,) = [line for line in text.splitlines() if "Not measured at all" in line]
+    assert "1b evaluate" in never
+    assert "32b eager 8," in never
+    assert "7b kd" not in never
+    assert "frontier" not in page.missing(kinds, learnt=True)
+    table = page.against(kinds)
+    assert "| Evaluation | 7b | 0.68 | not known | – | – | not measured |" in table
+    assert "| Student training (KD) | 7b | 16.35 | not known | – | – | in no log" in table
 
 
 def test_the_overheads_ratio_is_that_of_paired_rounds_with_a_bootstrap_interval() -> None:
@@ -283,9 +372,12 @@ def test_the_overheads_page_joins_calls_and_judges_the_upper_bound() -> None:
     assert overhead_gpu.page([raw(1, 1.01)]).count("NOT below 1.003") == 2
 
 
-def test_the_published_page_is_what_its_stores_say() -> None:
-    results = BENCH.parents[1] / "docs" / "results"
-    assert page.page(results / "h100-study") == (results / "h100-study.md").read_text().rstrip("\n")
+def test_the_published_pages_are_what_their_stores_say() -> None:
+    folder = BENCH.parents[1] / "docs" / "results" / "h100-study"
+    assert sum(archive.stat().st_size for archive in folder.iterdir()) <= 20e6
+    for suffix, text in study.written(folder).items():
+        kept = folder.with_name(folder.name + suffix).read_text()
+        assert kept == text, f"{folder.name}{suffix} is not current: make bench-study"
 
 
 @pytest.mark.long

@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from energyd_pipelines.cli import cli
 from energyd_pipelines.config import load
+from energyd_pipelines.errors import AGAIN
 from energyd_pipelines.grid import run_grid, summary
 
 SMALLEST = (
@@ -38,6 +42,19 @@ def test_every_seed_and_size_shares_one_cache_and_a_finished_cell_is_left_alone(
     before = next(unmeasured.glob("one/kd-S-0/student/model.safetensors")).stat().st_mtime_ns
     assert results(unmeasured / "one", *words) == first
     assert next(unmeasured.glob("one/kd-S-0/student/model.safetensors")).stat().st_mtime_ns == before
+
+
+def test_minutes_begin_no_cell_too_late_and_what_is_left_is_gone_on_with(unmeasured: Path) -> None:
+    config = load("quick", [*SMALLEST, "pipelines=[sft]", "seeds=[0, 1, 2]"])
+    assert run_grid(config, "quick", unmeasured / "one", minutes=1e-9) == []
+    words = ["run", "quick", *SMALLEST, "pipelines=[sft]", "seeds=[0, 1]"]
+    late = CliRunner().invoke(cli, [*words, "--minutes", "1e-9"])
+    assert late.exit_code == AGAIN
+    assert "left for --resume: sft-S seed 0, sft-S seed 1" in late.output
+    done = CliRunner().invoke(cli, [*words, "--minutes", "5", "--resume"])
+    assert done.exit_code == 0
+    assert "left" not in done.output
+    assert len(list(unmeasured.glob("runs/*/sft-S-*/result.json"))) == 2
 
 
 def test_what_reuse_saved_is_a_sum_of_known_joules_or_is_said_to_be_unknown() -> None:

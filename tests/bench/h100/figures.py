@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Final
@@ -70,6 +71,10 @@ class Value:
         halves = [h for h in (self.half, other.half) if h is not None]
         return Value(self.mean - other.mean, math.hypot(*halves) if halves else None)
 
+    def plus(self, other: Value) -> Value:
+        """The sum of two independent figures."""
+        return self.less(other.times(-1))
+
 
 @dataclass
 class Kind:
@@ -120,13 +125,16 @@ class Kind:
         return sum(known) > len(known) / 2 if known else None
 
 
+_quantile: Final = cache(t_quantile)
+
+
 def mean_of(values: Sequence[float]) -> Value:
     """Mean and 95 % interval over repeats; no interval for one."""
     if not values:
         return Value(None)
     if len(values) == 1:
         return Value(values[0])
-    return Value(fmean(values), t_quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values)))
+    return Value(fmean(values), _quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values)))
 
 
 def read(pieces: list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]) -> dict[str, Kind]:
@@ -145,7 +153,7 @@ def read(pieces: list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]) -> dic
                 kind.errors.append(line["error"])
             elif (energy := energies.get(line["stage_id"])) is not None:
                 share = _share(energy, floor, line["seconds"])
-                kind.windows.append({**line, "energy": energy, "starved": share})
+                kind.windows.append({**line, "energy": energy, "starved": share, "store": store})
             else:
                 kind.errors.append(f"window {line['repeat']}: its stage is not in the store")
     return kinds

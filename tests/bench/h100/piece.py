@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from bench.accuracy.store import Daemon
 SETTLE_S: Final = 3.0
 """The last samples must follow the last stage."""
 FRONTIER: Final = "frontier"
+_OF_WINDOWS: Final = re.compile(r"(students|logits|generate|eager|teacher)-\d{8}T\d{6}Z\.tar\.gz")
 
 
 def run(words: list[str], out: Path, seen: list[Path], cache: Path) -> int:
@@ -38,39 +40,24 @@ def run(words: list[str], out: Path, seen: list[Path], cache: Path) -> int:
                 assert found is not None
                 (folder / f"windows-before-{i}.jsonl").write_bytes(found.read())
         (folder / "windows.jsonl").touch()
-        return _python("energyd_pipelines.h100", *words, f"out={folder}", f"cache={cache}")
+        return python("energyd_pipelines.h100", *words, f"out={folder}", f"cache={cache}")
 
     return beside_daemon(part, words, out, work, keep=["windows.jsonl"])
 
 
-def frontier(words: list[str], teacher_words: list[str], out: Path) -> int:
-    """Train a teacher, then all students of the preset h100-frontier; the exit code."""
-
-    def work(folder: Path) -> int:
-        os.environ["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"] = (
-            "1"  # fp32 weights, products at the tensor cores' rate
-        )
-        code = _python("energyd_pipelines", "run", "h100-frontier-teacher", *teacher_words, at=folder)
-        if code == 0:
-            (teacher,) = folder.glob("runs/frontier-teacher-*/sft-T-0/student")
-            code = _python(
-                "energyd_pipelines", "run", "h100-frontier", f"teacher.ref={teacher}", *words, at=folder
-            )
-        results = [json.loads(path.read_text()) for path in sorted(folder.glob("runs/*/*/result.json"))]
-        (folder / "results.json").write_text(json.dumps(results, indent=1))
-        return code
-
-    return beside_daemon(FRONTIER, [*words, *teacher_words], out, work, keep=["results.json"])
-
-
 def beside_daemon(
-    name: str, words: list[str], out: Path, work: Callable[[Path], int], *, keep: list[str]
-) -> int:
-    """Do the work in a scratch folder while a daemon measures; its store is packed whatever happens."""
+    name: str, words: list[str], out: Path, work: Callable[[Path], int], *, keep: list[str],
+    place: Path | None = None, also: list[tuple[Path, str]] | None = None,
+) -> int:  # fmt: skip
+    """Do the work in a scratch folder while a daemon measures; its store is packed whatever happens.
+
+    `place`: a folder that stays, in which a later call goes on, in the same store. `also`: more for the
+    archive, with its name there.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="h1s"))
+    scratch = place or Path(tempfile.mkdtemp(prefix="h1s"))
     folder = scratch / "work"
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     paths.export()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(paths.ROOT / "pipelines"), os.environ["PYTHONPATH"]])
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -87,16 +74,19 @@ def beside_daemon(
         (scratch / "machine.json").write_text(json.dumps(said, indent=1, default=str))
         with tarfile.open(out / f"{name}-{began}.tar.gz", "w:gz") as tar:
             tar.add(daemon.store, "store", filter=_no_sockets)
+            for file, as_name in also or ():
+                tar.add(file, as_name, filter=_no_sockets)
             for file in (*(folder / each for each in keep), scratch / "machine.json", log):
                 if file.exists():
                     tar.add(file, file.name)
-        shutil.rmtree(scratch, ignore_errors=True)
+        if place is None:
+            shutil.rmtree(scratch, ignore_errors=True)
     return int(said["exit"])
 
 
 def archives(folder: Path) -> list[Path]:
-    """Archives of windows in a folder."""
-    return [path for path in folder.glob("*.tar.gz") if not path.name.startswith(FRONTIER)]
+    """Archives of windows in a folder, whatever else lies there."""
+    return [path for path in folder.glob("*.tar.gz") if _OF_WINDOWS.fullmatch(path.name)]
 
 
 def unpack(folder: Path, into: Path) -> list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]:
@@ -111,7 +101,8 @@ def unpack(folder: Path, into: Path) -> list[tuple[Path, list[dict[str, Any]], d
     return sorted(found, key=lambda piece: str(piece[2]["began"]))
 
 
-def _python(module: str, *words: str, at: Path | None = None) -> int:
+def python(module: str, *words: str, at: Path | None = None) -> int:
+    """Run a module of ours; its exit code."""
     return subprocess.run([sys.executable, "-m", module, *words], cwd=at, check=False).returncode
 
 

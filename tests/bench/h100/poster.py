@@ -58,6 +58,7 @@ class Stage:
     unit: str
     tokens: tuple[float | None, ...]
     source: str
+    why: tuple[str, str, str]  # the ratio is not 1
 
 
 def _positions(kwh: tuple[float, float, float]) -> tuple[float, ...]:
@@ -66,16 +67,28 @@ def _positions(kwh: tuple[float, float, float]) -> tuple[float, ...]:
 
 _SFT, _SYNTHETIC = (6.30, 18.45, 33.15), (5.35, 16.60, 28.65)
 _AT: Final = "inferred: kWh at 0.026, 0.0995, 0.19 J a position"
+_SAME: Final = "same work: how our joules a position compare with the inferred ones"
+_STARVED: Final = "starved there, nested lists, evaluation at batch 1 inside the stage"
 STUDENTS: Final = {
-    "sft": Stage("Student training (SFT)", _SFT, "sft", "positions", _positions(_SFT), _AT),
+    "sft": Stage("Student training (SFT)", _SFT, "sft", "positions", _positions(_SFT), _AT, (_SAME,) * 3),
     "kd": Stage("Student training (KD)", (5.20, 16.35, 30.05), "kd", "label",
-                (72.6e6, None, 86e6), "1B logged, 13B inferred: kWh at the logged 1.25 J a label"),
+                (72.6e6, None, 86e6), "1B logged, 13B inferred: kWh at the logged 1.25 J a label",
+                (_STARVED + ": 194 W median", "in no log: no token count", _STARVED + ": 436 W median")),
     "synthetic": Stage("Student training (synthetic)", _SYNTHETIC, "sft", "positions",
-                       _positions(_SYNTHETIC), _AT),
+                       _positions(_SYNTHETIC), _AT, (_SAME,) * 3),
 }  # fmt: skip
 TEACHER: Final = {"kd": ("Logit caching", 11.00, "positions", 417e6, "inferred: kWh at the logged 0.095 J"),
                   "synthetic": ("Synthetic data generation", 10.60, "generated", 9.94e6,
                                 "inferred: kWh at the logged 3.84 J")}  # fmt: skip
+TEACHER_WHY: Final = {"kd": "same work, two passes there", "synthetic": "batch 4 to 8 there, 409 W"}
+REST: Final = {"Prerun": (0.12, 0.12, 0.12), "Data preprocess": (0.37, 0.37, 0.37),
+               "Evaluation": (0.33, 0.68, 1.08)}  # fmt: skip
+REST_WHY: Final = {
+    "Prerun": "a time of their choice, not work: see what idling, a context and burning draw here",
+    "Data preprocess": "not measured: examples are random tokens, nothing is tokenised; their log says 0.006",
+}
+TEST_POSITIONS: Final = 1_960 * 1_024
+"""One evaluation: the test split of Tulu, padded as they padded it."""
 
 
 def kwh(kind: Kind | None, unit: str, tokens: float | None, *, common: bool = True) -> Value:
