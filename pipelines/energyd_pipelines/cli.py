@@ -67,7 +67,8 @@ def run_command(what: Sequence[str], seeds: int | None, resume: bool, regenerate
         extra.append(f"reuse.regenerate={regenerate!r}")
     config = load(source, [*words, *extra])
 
-    from energyd_pipelines.grid import new_folder, newest_folder, run_grid
+    from energyd_pipelines.grid import run_grid
+    from energyd_pipelines.study_folder import new_folder, newest_folder
 
     folder = newest_folder(config) if resume else new_folder(config)
     run_grid(config, source if "." not in source else Path(source).stem, folder)

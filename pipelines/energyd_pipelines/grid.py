@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,11 +16,11 @@ from energyd_pipelines.artifacts.registry import Registry
 from energyd_pipelines.cell import Cell
 from energyd_pipelines.config import Config
 from energyd_pipelines.data import tokenizer_of
-from energyd_pipelines.errors import DistillError
 from energyd_pipelines.identity import must_share_tokens
 from energyd_pipelines.metrics import add_metrics
 from energyd_pipelines.progress import Progress
 from energyd_pipelines.starved import STARVED_ABOVE
+from energyd_pipelines.study_folder import alone_in
 
 
 def run_grid(config: Config, preset: str, folder: Path) -> list[dict[str, Any]]:
@@ -27,14 +28,16 @@ def run_grid(config: Config, preset: str, folder: Path) -> list[dict[str, Any]]:
     here = proc.begin(config.device, config.threads)
     say = Progress(quiet=not here.first)
     try:
-        cells = list(cells_of(config, preset, here.same_path(folder), here, say))
-        if any(cell.result is None for cell in cells):
-            models.warm_up()
-        for cell in cells:
-            if cell.result is None:
-                _run(cell)
-            here.wait()
-        results = [r for c in cells if (r := c.result) is not None]
+        folder = here.same_path(folder)
+        with alone_in(folder) if here.first else nullcontext():
+            cells = list(cells_of(config, preset, folder, here, say))
+            if any(cell.result is None for cell in cells):
+                models.warm_up()
+            for cell in cells:
+                if cell.result is None:
+                    _run(cell)
+                here.wait()
+            results = [r for c in cells if (r := c.result) is not None]
         for line in summary(results):
             say.done(line)
         return results
@@ -108,26 +111,3 @@ def summary(results: list[dict[str, Any]]) -> Iterator[str]:
             else "unknown energy"
         )
         yield f"reused {stage}: {len(of_stage)} × not made again, which saved {worth}"
-
-
-def new_folder(config: Config) -> Path:
-    """A folder for this execution of a study."""
-    base = Path(config.out) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{config.hash[:4]}"
-    found, n = base, 1
-    while found.exists():
-        n += 1
-        found = base.with_name(f"{base.name}-{n}")
-    return found
-
-
-def newest_folder(config: Config) -> Path:
-    """The newest execution of this very configuration. Raises DistillError if there is none."""
-    found = sorted(
-        Path(config.out).glob(f"{config.name}-*-{config.hash[:4]}*"), key=lambda p: p.stat().st_mtime
-    )
-    if not found:
-        raise DistillError(
-            f"nothing to resume: no execution of {config.name} with these settings", where=config.out,
-            cure="the same words as then, or without --resume",
-        )  # fmt: skip
-    return found[-1]

@@ -108,7 +108,7 @@ def test_the_share_outlives_thinning_to_one_sample_a_second(loaded: Store) -> No
 
 def test_gpus_tell_it_and_a_training_on_the_cpu_alone_has_no_share_but_a_reason(loaded: Store) -> None:
     loaded.device(1, "cpu", max_step_ns=3 * S, period_ns=S)
-    loaded.power(1, range(T0, T0 + 120 * S, S), lambda t: 20_000 if t % (10 * S) else 100_000)  # as if it waited
+    loaded.power(1, range(T0, T0 + 120 * S, S), lambda t: 20_000 if t % (10 * S) else 100_000)
     loaded.run("r2")
     for run_id, devices in (("r1", [0, 1]), ("r2", [1])):
         loaded.stage(run_id, f"{run_id}i", "prerun.idle", T0 + S, T0 + 9 * S, devices=devices)
