@@ -157,9 +157,6 @@ class Cell:
         """For which share of `student.train` its GPUs idled, or why that is not known."""
         from energyd_pipelines.starved import Starved, of_stage, together
 
-        if self.processes.device.type == "cpu":
-            why = "no GPU: a CPU's power is the whole machine's, not one training's"
-            return Starved(share=None, reason=why)
         if self.idle is None:
             return Starved(share=None, reason="prerun.idle_s is 0, so the idle floor is not known")
         return together(of_stage(self.trainings[-1][1], self.idle).values())
