@@ -29,7 +29,7 @@ class Processes:
     rank: int
     world: int
     device: torch.device
-    devices: list[int] | None  # GPUs of all ranks here, as stages take them; []: none; None: the client's guess
+    devices: list[int] | None  # GPUs of all ranks here, for stages; []: none; None: the client's guess
 
     @property
     def first(self) -> bool:

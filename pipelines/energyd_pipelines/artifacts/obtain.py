@@ -107,12 +107,11 @@ def _use(run: Run, artifact: Artifact) -> None:
     labels = run.labels
     seed = labels.get("seed")
     run.use_artifact(artifact.manifest.artifact_id)
-    artifact.record_use(
-        run.run_id,
-        _text(labels.get("pipeline")),
-        _text(labels.get("student")),
-        seed if isinstance(seed, int) else None,
-    )
+    pipeline, student = _text(labels.get("pipeline")), _text(labels.get("student"))
+    try:
+        artifact.record_use(run.run_id, pipeline, student, seed if isinstance(seed, int) else None)
+    except DistillError as error:  # a registry that others share may be readable only
+        log.warning("this use is counted in the store alone: %s", str(error).splitlines()[0])
 
 
 def _cost(run: Run, stage: Stage, site: Site | None, wait_s: float) -> Production:
