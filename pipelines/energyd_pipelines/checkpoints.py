@@ -95,7 +95,7 @@ def with_room(folder: Path, action: Callable[[], None]) -> None:
     try:
         action()
     except (OSError, RuntimeError, SafetensorError) as error:
-        # A full disk is a RuntimeError of torch's writer, "… write …", and a SafetensorError, "… os error 28".
+        # A full disk: torch's writer says "… write …" (RuntimeError), that of safetensors "… os error 28".
         if not isinstance(error, OSError) and not any(sign in str(error) for sign in ("write", "os error")):
             raise
         raise DistillError(

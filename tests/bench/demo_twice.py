@@ -3,7 +3,7 @@
     python tests/bench/demo_twice.py [quick --seeds 3] > docs/results/demo-twice.md
 
 `demo.sh` (what `make demo` runs) twice in one fresh folder, printed as it came, paths shortened; the
-teacher's stages of each are counted in the store. Ends with 1 if the second demo asked the teacher for anything.
+teacher's stages of each are counted in the store. Ends with 1 if the second asked the teacher for anything.
 """
 
 from __future__ import annotations
