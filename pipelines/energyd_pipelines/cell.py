@@ -164,8 +164,9 @@ class Cell:
     def _read(self) -> None:
         path = self.folder / "state.json"
         if path.exists():
-            for name, value in json.loads(path.read_text()).items():
-                setattr(self, name, value)
+            found = json.loads(path.read_text())
+            for name in (n for n in KEPT if n in found):
+                setattr(self, name, found[name])
 
     def _write(self) -> None:
         if not (self.folder / "config.yaml").exists():
