@@ -13,7 +13,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service bench-overhead bench-study screenshots bench-lake test-fleet demo clean
+.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service bench-demo bench-overhead bench-study screenshots bench-lake test-fleet demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,10 @@ bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; nee
 
 bench-service: setup ## how soon is the service there again after kill -9? Root, a minute (docs/results/service.md)
 	@$(BIN)/python tests/bench/service.py > docs/results/service.md.new && mv docs/results/service.md.new docs/results/service.md
+
+bench-demo: setup ## the demo with three seeds, twice: what does the second spare? 4 minutes (docs/results/demo-twice.md)
+	@$(BIN)/python tests/bench/demo_twice.py $(ARGS) > docs/results/demo-twice.new
+	@mv docs/results/demo-twice.new docs/results/demo-twice.md
 
 screenshots: setup ## how a report looks, light, dark and printed (PAGE=docs/results/poster.html); needs chromium
 	@$(BIN)/python tests/bench/screenshots.py $(PAGE)

@@ -170,6 +170,8 @@ def _starved(study: Study, _: float | None) -> Found:
     def fails() -> Iterator[str]:
         for e in study.executions:
             shares = [d.starved_share for s, d in e.details.items() if part_of(s) == "student"]
+            if shares and "gpu" not in e.facts.get("domains", "gpu"):
+                continue  # trained on the CPU alone: there is no GPU that could have waited
             if not shares or None in shares:
                 yield f"{e.name} (not known)"
             elif any(map(is_starved, shares)):

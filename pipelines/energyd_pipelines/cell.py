@@ -2,21 +2,24 @@
 
 Its folder holds `config.yaml` (resolved), `state.json` (attempt, finished stages), `data.npz`, the
 checkpoint, the trained student and, at the end, `result.json`. A killed attempt stays in the store as a run
-of its own, with the label `attempt`; the next one skips what is finished.
+of its own, with the label `attempt`; the next one skips what is finished. `run_ids` names all of them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from torch import nn
 
 import energyd_client as energy
+from energyd_pipelines.checkpoints import with_room
 from energyd_pipelines.config import Config, ModelConfig
 from energyd_pipelines.evaluate import Quality
 from energyd_pipelines.processes import Processes
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
     from energyd_pipelines.data import Prepared, Tokenizer
     from energyd_pipelines.loop import Trained
     from energyd_pipelines.production import Site
+    from energyd_pipelines.starved import Starved
+
+KEPT: Final = ("attempt", "finished", "run_ids", "idle", "trainings")
+"""What the next attempt must know of those before it: `state.json`."""
 
 
 @dataclass
@@ -45,12 +52,13 @@ class Cell:
     say: Progress
     finished: list[str] = field(default_factory=list)
     attempt: int = 0
+    run_ids: list[str] = field(default_factory=list)  # of all attempts, the present one last
     saved: list[dict[str, Any]] = field(default_factory=list)  # what reuse spared
     parents: list[Artifact] = field(default_factory=list)  # the teacher's artifacts that it learnt from
     trained: nn.Module | None = None  # the student, while it is in memory
     outcome: Trained | None = None  # of the training in this attempt
-    training: energy.Stage | None = None  # `student.train` of this attempt
-    idle: str | None = None  # id of the stage that idled in this attempt
+    trainings: list[list[str]] = field(default_factory=list)  # [run, stage]: each `student.train` so far
+    idle: str | None = None  # id of the stage that idled
 
     @property
     def name(self) -> str:
@@ -76,19 +84,28 @@ class Cell:
         found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
         return found
 
-    def begin(self) -> energy.Run:
+    @contextmanager
+    def begin(self) -> Iterator[energy.Run]:
         """The run of the next attempt, its labels those that the analysis reads (energyq breakeven)."""
         self._read()
         self.attempt += 1
-        self._write()
+        self._write()  # first: two attempts of one number could not be told apart
         teacher = self.config.teacher
-        return energy.run(
+        with energy.run(
             self.name, pipeline=self.pipeline, student=self.student.name, seed=self.seed,
             teacher=teacher.name if teacher is not None and self.pipeline != "sft" else None,
             tokenizer=self.tokenizer.hash[:12], train_config=self.config.train_hash, config=self.config.hash,
             dataset=self.config.data.path or self.config.data.task, preset=self.preset,
             stop=self.config.train.stop, attempt=self.attempt,
-        )  # fmt: skip
+        ) as run:  # fmt: skip
+            self.run_ids.append(run.run_id)
+            self._write()
+            yield run
+
+    def begins_to_train(self, stage: energy.Stage) -> None:
+        """Note that this stage trains, so that its energy is in the student's sum however it ends."""
+        self.trainings.append([self.run_ids[-1], str(stage.stage_id)])
+        self._write()
 
     def needs(self, stage: str) -> bool:
         """Has no attempt finished this stage yet?"""
@@ -122,53 +139,52 @@ class Cell:
         if self.processes.first:
             from energyd_pipelines.student_card import write_card
 
-            write_card(self, run.run_id, quality)
-        share = self._starved_share()
-        if share is not None:
-            run.metric("starved_share", share)
-        self._put(
-            "result.json",
-            {
-                "pipeline": self.pipeline, "student": self.student.name, "seed": self.seed,
-                "exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n,
-                "groups": quality.groups,
-                "attempts": self.attempt, "run_ids": [run.run_id], "saved": self.saved,
-                "starved_share": share,
-                "training": asdict(self.outcome) if self.outcome else None,
-            },
-        )  # fmt: skip
+            write_card(self, quality)
+        starved = self._starved()
+        if starved.share is not None:
+            run.metric("starved_share", starved.share)
+        found = {
+            "pipeline": self.pipeline, "student": self.student.name, "seed": self.seed,
+            "exact_match": quality.exact_match, "nll": quality.nll, "n": quality.n, "groups": quality.groups,
+            "attempts": self.attempt, "run_ids": self.run_ids, "saved": self.saved,
+            "starved_share": starved.share, "starved_reason": starved.reason,
+            "training": asdict(self.outcome) if self.outcome else None,
+        }  # fmt: skip
+        self._put("result.json", json.dumps(found, indent=1))
         self.checkpoint.unlink(missing_ok=True)
 
-    def _starved_share(self) -> float | None:
-        """For which share of `student.train` its GPUs idled; None: not known."""
-        on_gpu = self.processes.first and self.processes.device.type == "cuda"
-        if not on_gpu or self.training is None or self.idle is None:
-            return None  # a CPU's power is the whole machine's: it says nothing of one program's waiting
-        from energyd_pipelines.starved import of_stage, together
+    def _starved(self) -> Starved:
+        """For which share of `student.train` its GPUs idled, or why that is not known."""
+        from energyd_pipelines.starved import Starved, of_stage, together
 
-        return together(of_stage(str(self.training.stage_id), self.idle).values()).share
+        if self.idle is None:
+            return Starved(share=None, reason="prerun.idle_s is 0, so the idle floor is not known")
+        return together(of_stage(self.trainings[-1][1], self.idle).values())
 
     def _read(self) -> None:
         path = self.folder / "state.json"
         if path.exists():
-            state = json.loads(path.read_text())
-            self.attempt, self.finished = state["attempt"], state["finished"]
+            found = json.loads(path.read_text())
+            for name in (n for n in KEPT if n in found):
+                setattr(self, name, found[name])
 
     def _write(self) -> None:
-        if not self.processes.first:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "config.yaml").exists():
-            (self.folder / "config.yaml").write_text(yaml.safe_dump(self.config.as_dict(), sort_keys=False))
-        self._put("state.json", {"attempt": self.attempt, "finished": self.finished})
+            self._put("config.yaml", yaml.safe_dump(self.config.as_dict(), sort_keys=False))
+        self._put("state.json", json.dumps({name: getattr(self, name) for name in KEPT}, indent=1))
 
-    def _put(self, name: str, content: dict[str, Any]) -> None:
-        """Replace a small file, whole or not at all."""
+    def _put(self, name: str, text: str) -> None:
+        """Replace a small file, whole or not at all. Raises DistillError if the disk takes no more."""
         if not self.processes.first:
             return
         aside = self.folder / f"{name}.new"
-        with aside.open("w") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self.folder / name)
+
+        def replace() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with aside.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self.folder / name)
+
+        with_room(self.folder, replace)

@@ -90,10 +90,13 @@ def save_student(folder: Path, model: Any) -> None:
 
 def with_room(folder: Path, action: Callable[[], None]) -> None:
     """Do it, and say plainly when the disk takes no more."""
+    from safetensors import SafetensorError
+
     try:
         action()
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        if isinstance(error, RuntimeError) and "write" not in str(error):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # A full disk: torch's writer says "… write …" (RuntimeError), that of safetensors "… os error 28".
+        if not isinstance(error, OSError) and not any(sign in str(error) for sign in ("write", "os error")):
             raise
         raise DistillError(
             f"cannot write: {getattr(error, 'strerror', None) or error}", where=str(folder),

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,8 +18,17 @@ from energyd_pipelines.errors import AGAIN, DistillError
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+INTERRUPTED: Final = 130
+
+
 class Group(click.Group):
     """Errors of ours in three lines on stderr, with their exit code."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; one that is of `distill artifacts` is told so."""
+        if args and args[0] in artifacts.commands and args[0] not in self.commands:
+            raise click.UsageError(f"No such command '{args[0]}'. Did you mean: artifacts {args[0]}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -30,7 +39,7 @@ class Group(click.Group):
             ctx.exit(error.code)
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, context_settings={"max_content_width": 110})
 def cli() -> None:
     """What does it cost to make a small model as good as a large one has taught it to be?
 
@@ -57,14 +66,23 @@ def run_command(
 ) -> None:
     """Run a study: pipelines × students × seeds. Finished teachers' artifacts are reused.
 
+    Results lie in runs/, artifacts in artifacts/ (out=FOLDER, reuse.root=FOLDER). `distill presets` names the
+    presets, `distill config PRESET` shows every setting that KEY=VALUE can change.
+
     \b
-    Example:
+    Examples:
       distill run quick pipelines=[kd] kd.tau=2
+      distill run tiny --seeds 3
+      distill run mine.yaml --resume
     """
     from energyd_pipelines.config import load
 
     source, words = ("tiny", what) if not what or "=" in what[0] else (what[0], what[1:])
     if source == "h100":  # measures windows of true shapes; trains no student to its end
+        if seeds is not None or resume or regenerate is not None:
+            raise DistillError(
+                "h100 measures windows and goes on by itself", cure="distill run h100 part=students", code=2
+            )
         from energyd_pipelines import h100
 
         sys.exit(h100.run(words))
@@ -73,11 +91,20 @@ def run_command(
         extra.append(f"reuse.regenerate={regenerate!r}")
     config = load(source, [*words, *extra])
 
-    from energyd_pipelines.grid import n_cells, new_folder, newest_folder, run_grid
+    from energyd_pipelines.grid import n_cells, run_grid
+    from energyd_pipelines.study_folder import new_folder, newest_folder
 
     folder = newest_folder(config) if resume else new_folder(config)
     preset = source if "." not in source else Path(source).stem
-    if len(run_grid(config, preset, folder, minutes=minutes)) < n_cells(config):
+    try:
+        results = run_grid(config, preset, folder, minutes=minutes)
+    except KeyboardInterrupt:
+        begun = folder.exists()  # nothing was begun in one that is gone
+        raise DistillError(
+            "interrupted", where=str(folder) if begun else "",
+            cure="the same command with --resume goes on" if begun else "", code=INTERRUPTED,
+        ) from None  # fmt: skip
+    if len(results) < n_cells(config):
         ctx.exit(AGAIN)
 
 

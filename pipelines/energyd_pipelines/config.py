@@ -221,9 +221,9 @@ def load(source: str, words: Sequence[str] = ()) -> Config:
                 f"cannot read {source}: {error}", cure="name a YAML file", code=USAGE
             ) from error
     else:
-        raise DistillError(
-            f"no preset is called {source}", cure=f"one of {', '.join(presets())}, or FILE.yaml", code=USAGE
-        )
+        near = difflib.get_close_matches(source, presets(), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(presets())}, or FILE.yaml"
+        raise DistillError(f"no preset is called {source}", cure=hint, code=USAGE)
     values = parse_yaml(text, source)
     if not isinstance(values, dict):
         raise DistillError(f"{source} holds no settings", cure="`key: value` lines", code=USAGE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -111,8 +111,11 @@ def tokenizer_of(data: DataConfig, fallback: str = "") -> Tokenizer:
     return HubTokenizer(data.tokenizer or fallback)
 
 
-def prepare(data: DataConfig, tokenizer: Tokenizer) -> Prepared:
-    """Tokenise, leave out what is too long, hold out. Raises DistillError."""
+def prepare(data: DataConfig, tokenizer: Tokenizer, tell: Callable[[str], object] = str) -> Prepared:
+    """Tokenise, leave out what is too long, hold out. Raises DistillError.
+
+    `tell` hears how many examples a file came to, where the settings asked for another number.
+    """
     if data.task == "strings":
         held = strings_task.draw(data.n_eval, seed=10_000 + data.seed, longest=data.longest)
         apart = frozenset(prompt for prompt, _ in held)
@@ -136,10 +139,28 @@ def prepare(data: DataConfig, tokenizer: Tokenizer) -> Prepared:
             f"too few examples: {len(short)} to learn from and {len(kept)} held out, of {len(learn + held)}",
             where=data.path or data.task, cure="more data, a smaller data.n_eval or a larger data.max_len",
         )  # fmt: skip
+    if data.task != "strings":
+        _tell(data, (len(learn), len(short)), (len(held), len(kept)), tell)
     return Prepared(
         dataset_of(short, tokenizer), dataset_of((held_examples[i] for i in kept), tokenizer),
         [groups[i] for i in kept], len(learn) - len(short) + len(held) - len(kept),
     )  # fmt: skip
+
+
+def _tell(
+    data: DataConfig, learn: tuple[int, int], held: tuple[int, int], tell: Callable[[str], object]
+) -> None:
+    """Each pair: (read, of those not too long)."""
+    parts = []
+    for what, key, asked, (found, kept) in (
+        ("to learn from", "data.n", data.n, learn),
+        ("held out", "data.n_eval", data.n_eval, held),
+    ):
+        short = f", for {key} is {asked} and there are no more" if found < asked else ""
+        long = f", {found - kept} longer than data.max_len left out" if kept < found else ""
+        limit = f" ({key})" if found == asked else ""
+        parts.append(f"{kept} examples {what}{limit}{short}{long}")
+    tell(f"{data.path}: {'; '.join(parts)}")
 
 
 def _example(tokenizer: Tokenizer, prompt: str, answer: str) -> Example:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,11 +17,11 @@ from energyd_pipelines.artifacts.registry import Registry
 from energyd_pipelines.cell import Cell
 from energyd_pipelines.config import Config
 from energyd_pipelines.data import tokenizer_of
-from energyd_pipelines.errors import DistillError
 from energyd_pipelines.identity import must_share_tokens
 from energyd_pipelines.metrics import add_metrics
 from energyd_pipelines.progress import Progress
 from energyd_pipelines.starved import STARVED_ABOVE
+from energyd_pipelines.study_folder import alone_in
 
 
 def run_grid(
@@ -35,23 +36,24 @@ def run_grid(
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     longest = 0.0
     try:
-        cells = list(cells_of(config, preset, here.same_path(folder), here, say))
-        if any(cell.result is None for cell in cells):
-            models.warm_up()
-        for cell in cells:
-            began = time.monotonic()
-            if here.agree(began + longest > deadline):
-                break
-            if cell.result is None:
-                _run(cell)
-            here.wait()
-            longest = max(longest, time.monotonic() - began)
-        results = [r for c in cells if (r := c.result) is not None]
+        folder = here.same_path(folder)
+        with alone_in(folder) if here.first else nullcontext():
+            cells = list(cells_of(config, preset, folder, here, say))
+            if any(cell.result is None for cell in cells):
+                models.warm_up()
+            for cell in cells:
+                began = time.monotonic()
+                if longest and here.agree(began + longest > deadline):  # the first is always begun: it goes on
+                    break
+                if cell.result is None:
+                    _run(cell)
+                here.wait()
+                longest = max(longest, time.monotonic() - began)
+            results = [r for c in cells if (r := c.result) is not None]
         for line in summary(results) if results else ():
             say.done(line)
         if left := [f"{c.name} seed {c.seed}" for c in cells if c.result is None]:
             say.done(f"left for --resume: {', '.join(left)}")
-            folder.mkdir(parents=True, exist_ok=True)  # it is found there even if no cell had begun
         return results
     finally:
         proc.end(here)
@@ -128,26 +130,3 @@ def summary(results: list[dict[str, Any]]) -> Iterator[str]:
             else "unknown energy"
         )
         yield f"reused {stage}: {len(of_stage)} × not made again, which saved {worth}"
-
-
-def new_folder(config: Config) -> Path:
-    """A folder for this execution of a study."""
-    base = Path(config.out) / f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{config.hash[:4]}"
-    found, n = base, 1
-    while found.exists():
-        n += 1
-        found = base.with_name(f"{base.name}-{n}")
-    return found
-
-
-def newest_folder(config: Config) -> Path:
-    """The newest execution of this very configuration. Raises DistillError if there is none."""
-    found = sorted(
-        Path(config.out).glob(f"{config.name}-*-{config.hash[:4]}*"), key=lambda p: p.stat().st_mtime
-    )
-    if not found:
-        raise DistillError(
-            f"nothing to resume: no execution of {config.name} with these settings", where=config.out,
-            cure="the same words as then, or without --resume",
-        )  # fmt: skip
-    return found[-1]

@@ -29,7 +29,7 @@ class Processes:
     rank: int
     world: int
     device: torch.device
-    devices: list[int] | None  # GPUs of all ranks here, as stages take them; None: the client's own guess
+    devices: list[int] | None  # GPUs of all ranks here, for stages; []: none; None: the client's guess
 
     @property
     def first(self) -> bool:
@@ -81,7 +81,7 @@ def begin(device: str, threads: int) -> Processes:
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise DistillError(f"device={device}: PyTorch finds no CUDA device here", cure="device=cpu", code=2)
     if world == 1:
-        return Processes(0, 1, torch.device(kind), None)
+        return Processes(0, 1, torch.device(kind), [] if kind == "cpu" else None)
     local, here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", world))
     cuda = kind.startswith("cuda")
     place = torch.device("cuda", local) if cuda else torch.device(kind)
@@ -90,7 +90,7 @@ def begin(device: str, threads: int) -> Processes:
     if rank != 0:
         os.environ["ENERGYD_DISABLE"] = "1"
     torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-    return Processes(rank, world, place, list(range(here)) if cuda else None)
+    return Processes(rank, world, place, list(range(here)) if cuda else [])
 
 
 def end(processes: Processes) -> None:

@@ -13,6 +13,7 @@ class Progress:
         self.quiet = quiet
         self.live = sys.stdout.isatty() and not quiet
         self._last = 0.0
+        self._said: set[str] = set()
 
     def now(self, text: str) -> None:
         """Say what is going on; at most ten times a second, and free where nobody watches."""
@@ -26,3 +27,9 @@ class Progress:
         if not self.quiet:
             sys.stdout.write(f"\r\x1b[2K{text}\n" if self.live else f"{text}\n")
             sys.stdout.flush()
+
+    def once(self, text: str) -> None:
+        """What holds for all cells of a study, said by the first of them."""
+        if text not in self._said:
+            self._said.add(text)
+            self.done(text)

@@ -90,9 +90,11 @@ def of_stage(
 
 
 def together(found: Iterable[Starved]) -> Starved:
-    """The devices of a stage as one: its GPUs where it has any, else its CPUs; each counts alike."""
-    devices = [d for d in found if d.domain != "dram"]
-    devices = [d for d in devices if d.domain == "gpu"] or devices
+    """The GPUs of a stage as one, each counts alike; without a GPU nobody can tell."""
+    known = list(found)
+    devices = [d for d in known if d.domain == "gpu"]
+    if known and not devices:
+        return Starved(share=None, reason="no GPU: a CPU's power is the whole machine's, not one training's")
     shares = [d.share for d in devices if d.share is not None]
     covered = min((d.covered for d in devices), default=0.0)
     if not devices or len(shares) < len(devices):

@@ -10,20 +10,19 @@ from energyd_pipelines.artifacts import manifest as m
 from energyd_pipelines.artifacts.manifest import Manifest
 from energyd_pipelines.artifacts.spec import ArtifactSpec
 from energyd_pipelines.evaluate import Quality
-from energyd_pipelines.production import energy_of, unknown
+from energyd_pipelines.production import energy_of, with_attempts
 
 if TYPE_CHECKING:
     from energyd_pipelines.cell import Cell
 
 
-def write_card(cell: Cell, run_id: str, quality: Quality) -> None:
-    """Write `README.md` and `manifest.json` into the student's folder; energy is that of `student.train`."""
-    if cell.training is None:  # an earlier attempt trained it; the store has what both took
-        return
-    if cell.attempt > 1:
-        cost = unknown(f"it took {cell.attempt} attempts, the store has their sum", run_id=run_id)
-    else:
-        cost = energy_of(str(cell.training.stage_id), run_id=run_id, site=cell.site)
+def write_card(cell: Cell, quality: Quality) -> None:
+    """Write `README.md` and `manifest.json` into the student's folder.
+
+    Energy is that of `student.train`, all attempts; one of which nothing is known makes the sum unknown.
+    """
+    *killed, last = [energy_of(stage, run_id=run, site=cell.site) for run, stage in cell.trainings]
+    cost = with_attempts(last, [k.attempt("killed") for k in killed])
     folder = cell.folder / "student"
     for old in (m.CARD, m.MANIFEST):
         (folder / old).unlink(missing_ok=True)

@@ -118,6 +118,19 @@ SPOILT: list[tuple[Callable[[Study], None], set[str], str]] = [
 ]
 
 
+def unmeasured_wait(study: Study) -> None:
+    study.executions[3].details["student.train"].starved_share = None
+
+
+def test_a_study_that_trained_on_the_cpu_alone_starved_no_gpu() -> None:
+    study = good()
+    unmeasured_wait(study)
+    assert [c.id for c in checks(study, None) if not c.passed] == ["starved"]  # a GPU's wait must be known
+    for execution in study.executions:
+        execution.facts["domains"] = "cpu measured"
+    assert [c.id for c in checks(study, None) if not c.passed] == []
+
+
 def test_a_study_that_keeps_the_protocol_passes_every_check() -> None:
     done = checks(good(), None)
     assert [c.id for c in done if not c.passed] == []

@@ -106,16 +106,17 @@ def test_the_share_outlives_thinning_to_one_sample_a_second(loaded: Store) -> No
     assert starved(loaded.write())["r1 train"]["starved_share"] == pytest.approx(whole, abs=0.02)
 
 
-def test_gpus_tell_it_where_a_stage_has_one_and_cpus_else(loaded: Store) -> None:
+def test_gpus_tell_it_and_a_training_on_the_cpu_alone_has_no_share_but_a_reason(loaded: Store) -> None:
     loaded.device(1, "cpu", max_step_ns=3 * S, period_ns=S)
-    loaded.power(1, range(T0, T0 + 120 * S, S), lambda t: 20_000 if t < T0 + 10 * S else 100_000)
+    loaded.power(1, range(T0, T0 + 120 * S, S), lambda t: 20_000 if t % (10 * S) else 100_000)
     loaded.run("r2")
     for run_id, devices in (("r1", [0, 1]), ("r2", [1])):
         loaded.stage(run_id, f"{run_id}i", "prerun.idle", T0 + S, T0 + 9 * S, devices=devices)
         loaded.stage(run_id, f"{run_id}t", "student.train", T0 + 10 * S, T0 + 110 * S, devices=devices)
     found = starved(loaded.write())
     assert found["r1 r1t"]["starved_share"] == pytest.approx(0.7, abs=0.01)
-    assert found["r2 r2t"]["starved_share"] == pytest.approx(0, abs=0.02)
+    assert (found["r2 r2t"]["starved_share"], found["r2 r2t"]["floor_w"]) == (None, None)
+    assert found["r2 r2t"]["starved_reason"].startswith("no GPU: a CPU's power is the whole machine's")
 
 
 def test_stages_shows_it_as_a_column_and_a_flag_in_every_format(

@@ -249,6 +249,8 @@ print(train.stage_id)
     assert found[cpu].share == 0
     assert starved.together(d for d in found.values() if d.share is not None).share == found[square].share
     assert starved.together(found.values()).share is None  # not all of its GPUs have a floor
+    alone = starved.together([found[cpu]])
+    assert (alone.share, (alone.reason or "").startswith("no GPU")) == (None, True)
     assert found[devices["simulated:gpu-0"]].share is None
     assert "idle" in (found[devices["simulated:gpu-0"]].reason or "")
     by_stage = starved.of_stage(

@@ -51,6 +51,8 @@ def artifacts(folder: Path) -> list[str]:
         (("device=cuda",), 2, "no CUDA device"),
         (("train.batch=65",), 2, "fewer than one batch"),
         (("--resume",), 1, "nothing to resume"),
+        (("out=/proc/nowhere",), 2, "results cannot be put there"),
+        (("reuse.root=/proc/nowhere", "pipelines=[kd]"), 1, "a reuse.root that you may write to"),
         (("--regenerate", " ", "pipelines=[kd]"), 2, "needs a reason"),
     ],
 )
@@ -151,6 +153,57 @@ def test_a_disk_without_space_leaves_no_artifact_and_says_where(unmeasured: Path
     assert "artifacts/logits" in said
     assert artifacts(unmeasured) == []
     assert not list(unmeasured.glob("artifacts/logits/.drafts/*"))
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_student_that_finds_no_room_is_an_error_of_ours_and_leaves_no_half_of_it(unmeasured: Path) -> None:
+    said = refused("pipelines=[sft]", "students.0.width=64", "students.0.ffn=64")
+    assert "cannot write" in said
+    assert "--resume" in said
+    assert not list(unmeasured.glob("runs/*/*/student*"))
+
+
+def test_artifacts_that_may_only_be_read_are_used_and_the_store_alone_counts_it(
+    unmeasured: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("run", "quick", *SMALLEST, "pipelines=[kd]")
+    assert distill(*words)[0] == 0
+    uses = next(unmeasured.glob("artifacts/logits/*/uses.jsonl"))
+    uses.unlink()
+    uses.symlink_to("/proc/nowhere")  # takes no line, root's neither
+    assert distill(*words)[0] == 0
+    assert "this use is counted in the store alone" in caplog.text
+    assert len(list(unmeasured.glob("runs/*/kd-S-0/result.json"))) == 2
+
+
+def test_an_interrupted_study_says_how_it_goes_on(unmeasured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("run", "quick", *SMALLEST, "pipelines=[sft]")
+
+    def ctrl_c(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(checkpoints, "save_student", ctrl_c)
+        code, said = distill(*words)
+    assert (code, said.splitlines()[0]) == (130, "distill: interrupted")
+    assert "--resume goes on" in said
+    assert distill(*words, "--resume")[0] == 0
+    found = json.loads(next(unmeasured.glob("runs/*/*/result.json")).read_text())
+    assert (found["attempts"], len(found["run_ids"])) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "qick"), "did you mean quick?"),
+        (("run", "h100", "--seeds", "3"), "goes on by itself"),
+        (("list",), "Did you mean: artifacts list?"),
+    ],
+)
+def test_a_word_nearly_right_is_answered_with_the_right_one(words: tuple[str, ...], said: str) -> None:
+    code, told = distill(*words)
+    assert code == 2
+    assert said in told
 
 
 def test_training_to_a_target_stops_at_the_first_evaluation_that_reaches_it(unmeasured: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,16 @@ def test_examples_in_arrays_are_a_sequence() -> None:
     assert [e.prompt for e in flat[0:2]] == [1, 1]
     with pytest.raises(IndexError):
         flat[2]
+
+
+def test_how_many_examples_a_file_came_to_is_said_where_it_is_not_what_was_asked_for(tmp_path: Path) -> None:
+    records = [{"prompt": "r:abc=", "completion": "cba"}] * 5 + [{"prompt": "r:abc=", "completion": "c" * 30}]
+    path, said = tmp_path / "a.jsonl", list[str]()
+    found = prepare(replace(jsonl(path, *records), n=9, n_eval=2, max_len=24), TOKENIZER, said.append)
+    assert len(found.train.examples) == 3
+    assert said == [
+        f"{path}: 3 examples to learn from, for data.n is 9 and there are no more, 1 longer than data.max_len"
+        " left out; 2 examples held out (data.n_eval)"
+    ]
+    prepare(replace(jsonl(path, *records[:5]), n=3, n_eval=2), TOKENIZER, said.append)
+    assert said[1] == f"{path}: 3 examples to learn from (data.n); 2 examples held out (data.n_eval)"

@@ -18,7 +18,7 @@ from energyd_pipelines.config import load
 from energyd_pipelines.data_files import read
 from energyd_pipelines.grid import run_grid
 from energyd_pipelines.strings_task import CharTokenizer
-from real_daemon import Daemon, wait_for
+from real_daemon import Daemon
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = (
@@ -216,30 +216,6 @@ def alone(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[st
     run_grid(load("quick", [*SMALLEST, *words]), "quick", folder / "alone")
     found: dict[str, Any] = json.loads(next(folder.glob("alone/*/result.json")).read_text())
     return found
-
-
-def test_a_killed_study_goes_on_from_its_checkpoint_and_ends_as_an_unbroken_one(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("pipelines=[sft]", "train.steps=200", "train.group_steps=10", "train.eval_every=0",
-             "train.checkpoint_every=10")  # fmt: skip
-    program = place.spawn(place.command(*words))
-    cell = wait_for(lambda: next(iter(place.folder.glob("runs/*/sft-S-0/checkpoint.pt")), None), 60).parent
-    program.kill()
-    program.communicate()
-    assert not (cell / "result.json").exists()
-    place.run(*words, "--resume")
-    broken, unbroken = (
-        json.loads((cell / "result.json").read_text()),
-        alone(place.folder, monkeypatch, *words),
-    )
-    assert broken["attempts"] == 2
-    assert {k: broken[k] for k in ("nll", "exact_match")} == {k: unbroken[k] for k in ("nll", "exact_match")}
-    attempts = wait_for(lambda: (found := place.runs("sft-S")) and found[0]["status"] != "open" and found)
-    assert [(r["labels"]["attempt"], r["status"]) for r in attempts] == [(1, "aborted"), (2, "ok")]
-    again = place.stages(attempts[1]["run_id"])
-    assert [s["stage"] for s in again if s["depth"] == 0] == ["student.train", "evaluate"]
-    assert "steps 1-10" not in [s["stage"] for s in again]  # what was finished is not done again
 
 
 @pytest.mark.long

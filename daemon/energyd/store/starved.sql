@@ -86,18 +86,24 @@ CREATE MACRO raw_starved_stages(runs) AS TABLE
     CASE WHEN t.floor_w IS NOT NULL THEN 'prerun.idle' ELSE 'low quantile' END AS floor_by
   FROM trained t LEFT JOIN low l ON l.device = t.device;
 
--- Of a stage's GPUs together, where it has any, else of its CPUs: each device's share counts alike.
+-- Of a stage's GPUs together: each counts alike. A CPU's power is the whole machine's, and estimated it follows the
+-- load of all that runs there: it says nothing of one training's waiting, so a stage without a GPU has no share.
 CREATE MACRO raw_starved_totals(runs) AS TABLE
   WITH asked_stages AS MATERIALIZED (FROM raw_starved_stages(runs)),
+  gpus AS MATERIALIZED (FROM asked_stages WHERE domain = 'gpu'),
   told AS (
-    SELECT *, CASE WHEN floor_by = 'prerun.idle' OR busy_w >= 1.5 * floor_w THEN starved_share END AS share,
-      bool_or(domain = 'gpu') OVER (PARTITION BY run_id, stage_id) AS has_gpu
-    FROM starved('asked_stages')
+    SELECT *, CASE WHEN floor_by = 'prerun.idle' OR busy_w >= 1.5 * floor_w THEN starved_share END AS share
+    FROM starved('gpus')
+  ),
+  of_gpus AS (
+    SELECT run_id, stage_id, raw_sum(share) / count(*) AS starved_share, avg(floor_w) AS floor_w,
+      string_agg(DISTINCT floor_by, ', ' ORDER BY floor_by) AS floor_by,
+      CASE WHEN raw_sum(share) IS NULL THEN
+        CASE WHEN bool_or(starved_share IS NULL) THEN 'no samples tell' ELSE 'no idle floor: the device never idled' END
+      END AS starved_reason
+    FROM told GROUP BY run_id, stage_id
   )
-  SELECT run_id, stage_id, raw_sum(share) / count(*) AS starved_share, avg(floor_w) AS floor_w,
-    string_agg(DISTINCT floor_by, ', ' ORDER BY floor_by) AS floor_by,
-    CASE WHEN raw_sum(share) IS NULL THEN
-      CASE WHEN bool_or(starved_share IS NULL) THEN 'no samples tell' ELSE 'no idle floor: the device never idled' END
-    END AS starved_reason
-  FROM told WHERE domain = CASE WHEN has_gpu THEN 'gpu' ELSE 'cpu' END
-  GROUP BY run_id, stage_id;
+  SELECT s.run_id, s.stage_id, g.starved_share, g.floor_w, g.floor_by,
+    CASE WHEN g.run_id IS NULL THEN 'no GPU: a CPU''s power is the whole machine''s, not one training''s'
+      ELSE g.starved_reason END AS starved_reason
+  FROM (SELECT DISTINCT run_id, stage_id FROM asked_stages) s LEFT JOIN of_gpus g USING (run_id, stage_id);

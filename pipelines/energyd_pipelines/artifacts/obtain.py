@@ -32,11 +32,13 @@ def obtain(
     *,
     regenerate: str | None = None,
     site: Site | None = None,
+    devices: list[int] | None = None,
     wait_s: float = WAIT_S,
 ) -> Artifact:
     """The artifact of `spec`: found, or made in a stage `stage_name`, its energy asked of the daemon.
 
-    `regenerate`: the reason for making it though it is there; an empty one is refused. Raises DistillError.
+    `devices`: the GPUs to charge, as `run.stage` takes them. `regenerate`: the reason for making it though it
+    is there; an empty one is refused. Raises DistillError.
     """
     if regenerate is not None and not regenerate.strip():
         raise DistillError(
@@ -47,7 +49,8 @@ def obtain(
         with registry.draft(spec) as draft:  # waits while another process makes it …
             found = None if regenerate else registry.find(spec)  # … and then it is there
             if found is None:
-                found = _make(run, draft, stage_name, make, regenerate, site, wait_s)
+                stage = run.stage(stage_name, devices=devices)
+                found = _make(run, draft, stage, make, regenerate, site, wait_s)
                 _use(run, found)
                 return found
     must_be_whole(found)
@@ -59,14 +62,13 @@ def obtain(
 def _make(
     run: Run,
     draft: Draft,
-    stage_name: str,
+    stage: Stage,
     make: Make,
     regenerate: str | None,
     site: Site | None,
     wait_s: float,
 ) -> Artifact:
     failed = [_recalled(draft, a, site) for a in draft.failed_attempts()]
-    stage = run.stage(stage_name)
     try:
         with stage:
             draft.begin_attempt(run.run_id, str(stage.stage_id))
@@ -105,12 +107,11 @@ def _use(run: Run, artifact: Artifact) -> None:
     labels = run.labels
     seed = labels.get("seed")
     run.use_artifact(artifact.manifest.artifact_id)
-    artifact.record_use(
-        run.run_id,
-        _text(labels.get("pipeline")),
-        _text(labels.get("student")),
-        seed if isinstance(seed, int) else None,
-    )
+    pipeline, student = _text(labels.get("pipeline")), _text(labels.get("student"))
+    try:
+        artifact.record_use(run.run_id, pipeline, student, seed if isinstance(seed, int) else None)
+    except DistillError as error:  # a registry that others share may be readable only
+        log.warning("this use is counted in the store alone: %s", str(error).splitlines()[0])
 
 
 def _cost(run: Run, stage: Stage, site: Site | None, wait_s: float) -> Production:

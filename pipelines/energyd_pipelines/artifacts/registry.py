@@ -356,8 +356,9 @@ def _lock(path: Path, *, wait: bool = True) -> IO[str] | None:
 
 def _cannot_write(error: OSError, where: Path) -> DistillError:
     said = NO_ROOM.get(error.errno or 0) or error.strerror or str(error)
+    full = error.errno in NO_ROOM
     return DistillError(
         f"the artifact was not made: {said}",
         where=str(where),
-        cure="make room, or set reuse.root to another disk",
+        cure="make room, or set reuse.root to another disk" if full else "a reuse.root that you may write to",
     )

@@ -20,7 +20,7 @@ from energyd_pipelines.training import Loss
 def prepare_data(cell: Cell, stage: energy.Stage) -> None:
     """Tokenise, hold out, and put it where `cell.kept` and the next attempt find it."""
     if cell.processes.first:
-        prepared = prepare(cell.config.data, cell.tokenizer)
+        prepared = prepare(cell.config.data, cell.tokenizer, cell.say.once)
         stage.count(label=sum(e.n_labels for e in prepared.train.examples), too_long=prepared.too_long)
         cell.keep(prepared)
     cell.processes.wait()
@@ -31,13 +31,14 @@ def learn(
     targets_of: Callable[[Batch], Any] | None = None,
 ) -> None:  # fmt: skip
     """Build the student and train it on `lessons`; it lies in the cell's folder afterwards."""
+    cell.begins_to_train(stage)
     student = models.build(
         cell.student, vocab_size=lessons.vocab_size, pad_id=lessons.pad_id, eos_id=lessons.eos_id,
         seed=cell.seed, device=cell.processes.device, train=cell.config.train,
         max_len=cell.config.data.max_len + 8,
     )  # fmt: skip
     trained = train(cell, run, student, lessons, data.held_out, data.groups, loss=loss, targets_of=targets_of)
-    cell.trained, cell.training, cell.outcome = student, stage, trained
+    cell.trained, cell.outcome = student, trained
     cell.processes.wait()
 
 

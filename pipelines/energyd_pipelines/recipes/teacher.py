@@ -133,8 +133,11 @@ def _obtain(cell: Cell, run: energy.Run, spec: ArtifactSpec, stage: str, make: A
     reason = cell.config.reuse.regenerate
     if cell.processes.first:
         before = cell.registry.find(spec) if reason is None else None
-        artifact = obtain(run, cell.registry, spec, stage, make, regenerate=reason, site=cell.site)
-        if before is not None:
+        artifact = obtain(
+            run, cell.registry, spec, stage, make, regenerate=reason, site=cell.site,
+            devices=cell.processes.devices,
+        )  # fmt: skip
+        if before is not None and before.manifest.production.run_id not in cell.run_ids:  # else its own work
             spent = before.manifest.production
             cell.saved.append(
                 {"stage": stage, "artifact": before.id, "total_j": spent.total_j, "origin": spent.origin,
