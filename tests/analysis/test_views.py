@@ -241,7 +241,7 @@ def test_a_rank_on_a_gpu_that_the_stage_around_it_does_not_name_is_part_of_its_r
     store.stage("r1", "d", "step", T0 + 13 * S, T0 + 14 * S, parent_id="c", devices=[1, 2, 3])
     store.stage("r1", "e", "inner", T0 + 13 * S, T0 + 14 * S, parent_id="d", devices=[0, 3])
     row = one(store.write(), "run_totals", "r1")
-    # GPU 0: `train` 20 s of 200 W. GPU 2: `rank 2` 10 s, GPU 3: `step` 1 s, of 100 W. CPU: `train` 20 s of 50 W.
+    # GPU 0: `train`, 20 s of 200 W; GPU 2: `rank 2`, 10 s, and GPU 3: `step`, 1 s, of 100 W each.
     assert (row["gpu_j"], row["cpu_j"], row["total_j"]) == (5100.0, 1000.0, 6100.0)
 
 
