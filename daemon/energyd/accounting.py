@@ -81,7 +81,7 @@ class Accountant:
         self._due: list[Due] = []  # heap: ended
         self._left = False
         self._silent: defaultdict[int, list[Due]] = defaultdict(list)  # heaps: wait for a device's sample
-        self._charges: dict[tuple[Any, ...], tuple[list[int], set[str]]] = {}
+        self._charges: dict[tuple[Any, ...], tuple[list[int], set[str], list[int]]] = {}
         self._beats: dict[int, tuple[list[Anchor], Beat]] = {}  # by device, what was asked last
 
     @property
@@ -206,29 +206,32 @@ class Accountant:
 
     def _charge(self, stage: Stage) -> tuple[list[int], set[str]]:
         """Devices and flags, as far as is known by now. The lists may be shared: nobody changes them."""
-        devices, flags = self._may_use(stage)
-        gpus = [device for device in devices if self._known[device].domain == "gpu"]
-        if len(gpus) < 2 or not is_unsaid(stage.named, stage.process):
+        devices, flags, unsaid = self._may_use(stage)
+        if not unsaid or not (stage.pids_seen or self.neighbours.any):
             return devices, flags
         t0_ns, t1_ns = stage.t0_ns, stage.t0_ns if stage.t1_ns is None else stage.t1_ns
-        for device in gpus:
+        for device in unsaid:
             # A short stage falls between two lists: what its process held just before, it holds still.
             if not stage.pids_seen.get(device) and self.neighbours.lists(stage.pid, device, t0_ns, t1_ns):
                 self._uses(stage, device)
         return narrow(devices, stage.pids_seen, self._known.values()), flags
 
-    def _may_use(self, stage: Stage) -> tuple[list[int], set[str]]:
+    def _may_use(self, stage: Stage) -> tuple[list[int], set[str], list[int]]:
+        """Devices, flags, and the GPUs among which nobody chose."""
         said = stage.process if stage.named is None else None
         key = (
             None if stage.named is None else tuple(stage.named),
             said and (said.gpu_uuids and tuple(said.gpu_uuids), said.gpu_uuids is None, said.visible_devices,
-                      said.device_order),
+                      said.device_order, said.local_rank is None),
         )  # fmt: skip
         found = self._charges.get(key)
         if found is None:
             if len(self._charges) >= CHARGES:
                 self._charges.clear()
-            found = self._charges[key] = charge(stage.named, stage.process, self._known.values())
+            devices, flags = charge(stage.named, stage.process, self._known.values())
+            gpus = [device for device in devices if self._known[device].domain == "gpu"]
+            unsaid = gpus if len(gpus) > 1 and is_unsaid(stage.named, stage.process) else []
+            found = self._charges[key] = devices, flags, unsaid
         return found
 
     def _active(self, device: int) -> Activity:

@@ -137,6 +137,11 @@ class Neighbours:
             return set()
         return foreign(inside, own, {pid: self._above(pid) for pid in inside | own})
 
+    @property
+    def any(self) -> bool:
+        """Whether NVML has listed a process at all."""
+        return bool(self._notes)
+
     def lists(self, pid: int | None, device: int, t0_ns: int, t1_ns: int) -> bool:
         """Whether a process, or one that descends from it, was listed on the device between two instants.
 

@@ -33,6 +33,7 @@ from hardware import two_gpus_page
 from hardware.release_on_gpu import said, wait_for
 
 PROGRAMS = str(Path(__file__).with_name("two_gpus_programs.py"))
+SETTLE_S = 8.0  # the first live files are written 2 s after the start
 TICK = os.sysconf("SC_CLK_TCK")
 FAKE = "FAKE_NVML_CONTROL"
 """Set: the library is the tests' own, which has no processes but those that its script names."""
@@ -59,6 +60,7 @@ class Bench:
 
     def quiet(self) -> dict[str, Any]:
         """The daemon alone: its CPU time, and its counter reads."""
+        time.sleep(min(SETTLE_S, self.seconds))
         status = self.status()
         pid, t0_ns, cpu_s = status["pid"], status["now_ns"], _cpu_s(status["pid"])
         began = time.monotonic()
@@ -72,14 +74,12 @@ class Bench:
 
     def ranks(self) -> dict[str, Any]:
         """One run of two ranks under torchrun; what they counted themselves."""
-        import energyd_client as energy
-
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        options = ["rank", "--shape", self.shape, "--seconds", str(self.seconds), "--out", str(self.out)]
-        with energy.run("ranks", pipeline="pretrain", student=self.shape) as run:
-            subprocess.run([*torchrun, PROGRAMS, *options], check=True, stdout=sys.stderr)
+        options = ["--shape", self.shape, "--seconds", str(self.seconds), "--out", str(self.out)]
+        done = subprocess.run(
+            [sys.executable, PROGRAMS, "launch", *options], check=True, stdout=subprocess.PIPE, text=True
+        )
         told = [json.loads((self.out / f"rank-{k}.json").read_text()) for k in range(2)]
-        return {"run_id": run.run_id, "positions": [one["positions"] for one in told]}
+        return {"run_id": done.stdout.strip(), "positions": [one["positions"] for one in told]}
 
     def pair(self, name: str, gpus: tuple[int, int], *, told: bool) -> dict[str, Any]:
         """Two loads at once, the second a third later. `told`: by CUDA_VISIBLE_DEVICES; else by nothing."""

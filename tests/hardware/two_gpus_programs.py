@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -45,6 +46,15 @@ def counters() -> None:
                 print(json.dumps([k, (old[0] + t_ns) // 2, mj]), flush=True)
             last[k] = t_ns, mj
         time.sleep(0.001)
+
+
+def launch(options: list[str]) -> None:
+    """One run of two ranks; they find it by their environment. Prints its id."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with energy.run("ranks", pipeline="pretrain") as run:
+        subprocess.run([*torchrun, __file__, "rank", *options], check=True, stdout=sys.stderr)
+    assert energy.flush(10)
+    print(run.run_id, flush=True)
 
 
 def rank(shape_name: str, seconds: float, out: Path) -> None:
@@ -153,9 +163,9 @@ def _work(gpu: int) -> Callable[[], None]:
 
 
 def main() -> None:
-    """One of the three."""
+    """One of the four."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("counters", "rank", "load"))
+    parser.add_argument("what", choices=("counters", "launch", "rank", "load"))
     parser.add_argument("--shape", default="1b")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--out", type=Path, default=Path())
@@ -164,6 +174,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "counters":
         counters()
+    elif given.what == "launch":
+        launch(sys.argv[2:])
     elif given.what == "rank":
         rank(given.shape, given.seconds, given.out)
     else:
