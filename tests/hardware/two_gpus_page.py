@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -144,7 +145,7 @@ def _ranks(report: Report) -> None:
     span = [(min(r["t0_ns"] for r in rows), max(r["t1_ns"] for r in rows))]
     apart = sum(report.counted_j(gpu, span) for gpu in by_gpu) - counted
     report.claim(
-        "GPU 1 is not charged while rank 0 works alone", apart > 0 and total["gpu_j"] < counted + apart / 2,
+        "GPU 1 is not charged while rank 0 works alone", apart > 0 and (total["gpu_j"] or math.inf) < counted + apart / 2,
         f"{apart:,.1f} J that both took between the run's stages are in none",
     )  # fmt: skip
     told = (total["counts"] or {}).get("positions")

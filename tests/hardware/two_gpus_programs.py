@@ -21,6 +21,7 @@ from typing import Any
 import energyd_client as energy
 from energyd_client import clock
 
+FAKE = "FAKE_NVML_CONTROL"
 BATCH = {"tiny": (2, 32), "1b": (2, 2048)}  # sequences and positions a rank and step
 
 
@@ -66,7 +67,7 @@ def rank(shape_name: str, seconds: float, out: Path) -> None:
     from energyd_pipelines.shapes import random_model, shape_of
 
     local = int(os.environ["LOCAL_RANK"])
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and FAKE not in os.environ
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -146,7 +147,7 @@ def _stage(run: energy.Run, name: str) -> AbstractContextManager[Any]:
 
 def _work(gpu: int) -> Callable[[], None]:
     """A piece of some 20 ms on that GPU; over the fake library, of doing nothing."""
-    if "FAKE_NVML_CONTROL" in os.environ:
+    if FAKE in os.environ:
         return lambda: time.sleep(0.01)
     import torch
 
