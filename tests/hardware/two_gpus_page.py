@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -144,8 +143,9 @@ def _ranks(report: Report) -> None:
     report.agrees("the run: both GPUs, over the union of its intervals", total["gpu_j"], counted)
     span = [(min(r["t0_ns"] for r in rows), max(r["t1_ns"] for r in rows))]
     apart = sum(report.counted_j(gpu, span) for gpu in by_gpu) - counted
+    only_once = total["gpu_j"] is not None and 0 < apart and total["gpu_j"] < counted + apart / 2
     report.claim(
-        "GPU 1 is not charged while rank 0 works alone", apart > 0 and (total["gpu_j"] or math.inf) < counted + apart / 2,
+        "GPU 1 is not charged while rank 0 works alone", only_once,
         f"{apart:,.1f} J that both took between the run's stages are in none",
     )  # fmt: skip
     told = (total["counts"] or {}).get("positions")
