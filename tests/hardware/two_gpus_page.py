@@ -143,7 +143,7 @@ def _ranks(report: Report) -> None:
     report.agrees("the run: both GPUs, over the union of its intervals", total["gpu_j"], counted)
     span = [(min(r["t0_ns"] for r in rows), max(r["t1_ns"] for r in rows))]
     apart = sum(report.counted_j(gpu, span) for gpu in by_gpu) - counted
-    only_once = total["gpu_j"] is not None and 0 < apart and total["gpu_j"] < counted + apart / 2
+    only_once = total["gpu_j"] is not None and apart > 0 and total["gpu_j"] < counted + apart / 2
     report.claim(
         "GPU 1 is not charged while rank 0 works alone", only_once,
         f"{apart:,.1f} J that both took between the run's stages are in none",
