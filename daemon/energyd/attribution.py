@@ -102,7 +102,9 @@ def _by_tokens(tokens: list[str], gpus: list[Known]) -> tuple[list[Known], set[s
             if len(found) > 1:
                 flags.add("device_guess")
         else:
-            found = [g for g in gpus if g.uuid == token or g.uuid.startswith(token)]
+            found = [g for g in gpus if g.uuid == token] or [g for g in gpus if g.uuid.startswith(token)]
+            if len(found) > 1:
+                flags.add("device_guess")
         if not found:
             flags.add("devices_unknown")
         chosen += [g for g in found if g not in chosen]

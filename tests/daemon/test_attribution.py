@@ -23,6 +23,7 @@ def test_without_a_word_all_gpus_are_charged_and_said_so() -> None:
 def test_the_caller_names_devices_by_index_uuid_or_prefix() -> None:
     assert charge(["1"], process(visible_devices="0"), [A, B, CPU]) == ([1, 9], set())
     assert charge(["GPU-aa"], None, [A, B, CPU]) == ([0, 9], set())
+    assert charge(["GPU-"], None, [A, B]) == ([0, 1], {"device_guess"})
 
 
 def test_a_device_that_is_not_there_is_flagged_and_not_replaced() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,11 +16,11 @@ APART_NS = 700_000_000
 
 @pytest.mark.parametrize("gpus", [2, 8])
 def test_counters_are_read_in_turn_one_a_second_and_never_two_in_one_look(
-    make_daemon: Callable[..., Daemon], fake_nvml: FakeNvml, tmp_path: Path, gpus: int
+    fake_nvml: FakeNvml, tmp_path: Path, gpus: int
 ) -> None:
     log = tmp_path / "counted"
     fake_nvml.control(f"devices {gpus}\n")
-    make_daemon({**fake_nvml.env, "FAKE_NVML_COUNTED": str(log)}).start()
+    daemon = Daemon(tmp_path, {**fake_nvml.env, "FAKE_NVML_COUNTED": str(log)}).start()
 
     def steady() -> list[tuple[int, int]] | None:
         """After the probe and the first read of each, which come one after the other at the start."""
@@ -31,6 +30,9 @@ def test_counters_are_read_in_turn_one_a_second_and_never_two_in_one_look(
         return rest if len(rest) >= 4 else None
 
     # A design that reads all GPUs in each look never comes to four reads that are apart.
-    reads = wait_for(steady, 30)
+    try:
+        reads = wait_for(steady, 30)
+    finally:
+        daemon.kill()
     devices = [device for _, device in reads]
     assert all(b == (a + 1) % gpus for a, b in pairwise(devices)), devices

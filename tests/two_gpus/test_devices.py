@@ -17,7 +17,7 @@ ONE = "GPU-fa4e0000-0000-4000-8000-000000000001"
         ("1,0", [0], [1]),  # renumbered: `cuda:0` is the machine's GPU 1
         ("1,0", None, [0, 1]),
         (ONE, [0], [1]),
-        (ONE[:24], None, [1]),  # CUDA takes the beginning of a UUID
+        (ONE, None, [1]),
         ("1", "cuda:0", [1]),
         (None, [ONE], [1]),
         (None, [1, "cuda:1", "1", ONE], [1]),  # four names of one
