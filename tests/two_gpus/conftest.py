@@ -29,8 +29,8 @@ class Bench:
 
     def __init__(self, daemon: Daemon, fake: FakeNvml) -> None:
         self.daemon, self.fake = daemon, fake
-        self._offset = int(daemon.query("SELECT offset_ns FROM boots")[0]["offset_ns"])
-        rows = daemon.query("SELECT device, uuid FROM devices WHERE domain = 'gpu'")
+        rows = wait_for(lambda: daemon.query("SELECT device, uuid FROM devices WHERE domain = 'gpu'"))
+        self._offset = int(wait_for(lambda: daemon.query("SELECT offset_ns FROM boots"))[0]["offset_ns"])
         self._gpu = {row["device"]: int(row["uuid"][-12:], 16) for row in rows}
 
     def start(self, code: str, **env: str) -> subprocess.Popen[str]:
