@@ -13,7 +13,7 @@ quietly = log=$$(mktemp); $(1) >$$log 2>&1 && rm -f $$log || { cat $$log; rm -f 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service bench-demo bench-overhead bench-study screenshots bench-lake test-fleet demo clean
+.PHONY: help deps setup check test faults test-long test-gpu bench bench-coverage bench-accuracy bench-same bench-sync bench-service bench-demo bench-overhead bench-study screenshots bench-lake test-fleet two-gpus demo clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,12 @@ bench-overhead: setup ## what measuring adds to a training step; needs an NVIDIA
 
 bench-study: setup ## docs/results/h100-study.md, .csv and .html from the stores beside them; needs no GPU
 	@$(BIN)/python tests/bench/h100_study.py report docs/results/h100-study
+
+two-gpus: setup ## docs/results/two-gpus.md on a host with two NVIDIA GPUs, 6 minutes
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,pipelines]'
+	@folder=$$(mktemp -d); page=docs/results/two-gpus$${FAKE_NVML_CONTROL:+-fake}; \
+		$(BIN)/python tests/hardware/two_gpus.py measure --out $$folder $(ARGS) > $$page.new; \
+		code=$$?; mv $$page.new $$page.md; echo "$$folder: what was read"; exit $$code
 
 demo: setup ## three sizes of student, three pipelines: what does distilling cost, when does it pay? (ARGS="quick --seeds 3")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store $(ARGS)

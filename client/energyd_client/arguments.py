@@ -128,7 +128,11 @@ def devices(value: Any, what: str) -> list[str] | None:
         if number is None and shown.startswith("cuda:") and shown[5:].isdigit():
             number = int(shown[5:])
         if number is not None:
-            shown = cuda.token(number, known)
+            seen = cuda.token(number, known)
+            if seen is None:  # the daemon finds none by this name either, and flags the stage
+                ignored(what, f"this process sees no cuda:{number}, none is charged for it",
+                        "count as CUDA_VISIBLE_DEVICES does, from 0, or pass UUIDs")  # fmt: skip
+            shown = f"cuda:{number}" if seen is None else seen
         if not 0 < len(shown) <= MAX_NAME or shown == "cuda" or len(found) >= MAX_LABELS:
             ignored(what, f"device {shown[:40]!r} is left out", 'pass numbers, "cuda:0" or "GPU-…" UUIDs')
         else:

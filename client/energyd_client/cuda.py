@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import takewhile
 from typing import Any
 
 
@@ -26,6 +27,9 @@ def uuids() -> list[str] | None:
         return None
     cuda: Any = sys.modules["torch"].cuda
     try:
+        instances = [entry for entry in _visible() or () if entry.startswith("MIG-")]
+        if instances:  # torch gives an instance's UUID without a word of what it is
+            return instances[: cuda.device_count()]
         return [_uuid(cuda.get_device_properties(i).uuid) for i in range(cuda.device_count())]
     except Exception:  # torch before 2.3 gives no uuid
         return None
@@ -52,15 +56,26 @@ def synchronize() -> bool:
     return True
 
 
-def token(number: int, known: list[str] | None) -> str:
+def token(number: int, known: list[str] | None) -> str | None:
     """The GPU that the process calls `cuda:number`, as the daemon can find it: UUID, else NVML index.
 
-    `known` is `uuids()`. Without it CUDA_VISIBLE_DEVICES is followed, as CUDA itself does.
+    `known` is `uuids()`. Without it CUDA_VISIBLE_DEVICES is followed, as CUDA itself does: up to its first
+    entry that is empty or negative. None: this process sees none; the machine's of that number is another.
     """
-    if known is not None and 0 <= number < len(known):
-        return known[number]
-    visible = [t.strip() for t in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if t.strip()]
-    return visible[number] if 0 <= number < len(visible) else str(number)
+    if known is None:
+        known = _visible()
+    if known is None:
+        return str(number) if number >= 0 else None
+    return known[number] if 0 <= number < len(known) else None
+
+
+def _visible() -> list[str] | None:
+    """What CUDA_VISIBLE_DEVICES lets this process see; None: it is not set."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if said is None:
+        return None
+    entries = (entry.strip() for entry in said.split(","))
+    return list(takewhile(lambda entry: entry and not entry.startswith("-"), entries))
 
 
 def _uuid(value: object) -> str:

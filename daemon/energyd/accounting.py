@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 from energyd.activity import Activity, Past
-from energyd.attribution import Known, charge, narrow
+from energyd.attribution import Known, charge, is_unsaid, narrow
 from energyd.beats import Beat, beat, near
 from energyd.doubt import Device, counter_variance_j2, integral_variance_j2, reconcile, u_uj
 from energyd.energy import DeviceLog, Edge, Missing
@@ -81,7 +81,7 @@ class Accountant:
         self._due: list[Due] = []  # heap: ended
         self._left = False
         self._silent: defaultdict[int, list[Due]] = defaultdict(list)  # heaps: wait for a device's sample
-        self._charges: dict[tuple[Any, ...], tuple[list[int], set[str]]] = {}
+        self._charges: dict[tuple[Any, ...], tuple[list[int], set[str], list[int]]] = {}
         self._beats: dict[int, tuple[list[Anchor], Beat]] = {}  # by device, what was asked last
 
     @property
@@ -113,10 +113,10 @@ class Accountant:
 
     def note_pids(self, device: int, pids: frozenset[int], t_ns: int) -> None:
         """NVML's list of compute processes on a GPU."""
-        self.neighbours.note(device, pids, t_ns)
+        users = self.neighbours.note(device, pids, t_ns)
         for stage in self._tracker.stages.values():
-            if stage.pid in pids and not stage.pids_seen.get(device):
-                stage.pids_seen[device] = True
+            if stage.pid in users and stage.t0_ns <= t_ns:
+                self._uses(stage, device)
             if stage.t0_ns <= t_ns and (stage.t1_ns is None or t_ns <= stage.t1_ns):
                 self._note_foreign(stage, device, t_ns, t_ns)
 
@@ -185,6 +185,14 @@ class Accountant:
             heappush(self._due, (stage.t1_ns, stage.stage_id, stage))
         tracker.began, tracker.over = [], []
 
+    def _uses(self, stage: Stage, device: int) -> None:
+        """NVML listed its process on the GPU: that is true of the stages around it too, whosever they are."""
+        for one in (stage, *(self._tracker.stages.get(above) for above in stage.ancestors)):
+            if one is not None and not one.pids_seen.get(device):
+                one.pids_seen[device] = True
+                self._tracker.began.append(one)
+                self._tracker.touched.add(one.stage_id)
+
     def _place(self, stage: Stage) -> None:
         stage.devices, _ = self._charge(stage)
         if stage.devices != stage.placed:
@@ -197,18 +205,33 @@ class Accountant:
             self._beginless[stage.stage_id] = stage
 
     def _charge(self, stage: Stage) -> tuple[list[int], set[str]]:
-        """Devices and flags. The lists are shared: nobody changes them."""
+        """Devices and flags, as far as is known by now. The lists may be shared: nobody changes them."""
+        devices, flags, unsaid = self._may_use(stage)
+        if not unsaid or not (stage.pids_seen or self.neighbours.any):
+            return devices, flags
+        t0_ns, t1_ns = stage.t0_ns, stage.t0_ns if stage.t1_ns is None else stage.t1_ns
+        for device in unsaid:
+            # A short stage falls between two lists: what its process held just before, it holds still.
+            if not stage.pids_seen.get(device) and self.neighbours.lists(stage.pid, device, t0_ns, t1_ns):
+                self._uses(stage, device)
+        return narrow(devices, stage.pids_seen, self._known.values()), flags
+
+    def _may_use(self, stage: Stage) -> tuple[list[int], set[str], list[int]]:
+        """Devices, flags, and the GPUs among which nobody chose."""
         said = stage.process if stage.named is None else None
         key = (
             None if stage.named is None else tuple(stage.named),
             said and (said.gpu_uuids and tuple(said.gpu_uuids), said.gpu_uuids is None, said.visible_devices,
-                      said.device_order),
+                      said.device_order, said.local_rank is None),
         )  # fmt: skip
         found = self._charges.get(key)
         if found is None:
             if len(self._charges) >= CHARGES:
                 self._charges.clear()
-            found = self._charges[key] = charge(stage.named, stage.process, self._known.values())
+            devices, flags = charge(stage.named, stage.process, self._known.values())
+            gpus = [device for device in devices if self._known[device].domain == "gpu"]
+            unsaid = gpus if len(gpus) > 1 and is_unsaid(stage.named, stage.process) else []
+            found = self._charges[key] = devices, flags, unsaid
         return found
 
     def _active(self, device: int) -> Activity:
@@ -251,8 +274,6 @@ class Accountant:
         """The end edge on each device charged, or the device of which one is still to come."""
         assert stage.t1_ns is not None
         stage.devices, flags = self._charge(stage)
-        if "devices_default" in flags:
-            stage.devices = narrow(stage.devices, stage.pids_seen, self._known.values())
         stage.flags |= flags
         given_up = now_ns > stage.t1_ns + PATIENCE_NS
         ends: dict[int, Edge | Missing] = {}

@@ -1,7 +1,8 @@
 """Which devices is a stage charged for?
 
 Named by the caller; else what its process may use (CUDA_VISIBLE_DEVICES, torch's UUIDs once CUDA is up);
-else every GPU, said so in a flag. CPU and DRAM are whole-machine and always charged.
+else every GPU, said so in a flag. Where nobody chose, those are left on which NVML listed the process or one
+that it started, if any. CPU and DRAM are whole-machine and always charged.
 """
 
 from __future__ import annotations
@@ -37,7 +38,14 @@ def charge(
     if named is not None:
         chosen, flags = _by_tokens(named, gpus)
     elif process is not None and process.gpu_uuids is not None:
-        chosen, flags = _by_tokens(process.gpu_uuids, gpus)
+        # With MIG torch gives the UUID of an instance, which is none of the GPUs'.
+        instances = any(g.mig for g in gpus)
+        known_uuids = {g.uuid for g in gpus}
+        tokens = [
+            uuid if uuid in known_uuids or not instances else f"MIG-{uuid.removeprefix('GPU-')}"
+            for uuid in process.gpu_uuids
+        ]
+        chosen, flags = _by_tokens(tokens, gpus)
     elif process is not None and process.visible_devices is not None:
         tokens = [t.strip() for t in process.visible_devices.split(",")]
         chosen, flags = _by_tokens(_until_invalid(tokens), gpus)
@@ -49,6 +57,17 @@ def charge(
     if any(g.mig for g in chosen):
         flags.add("mig")
     return sorted({g.device for g in chosen}) + sorted(rest), flags
+
+
+def is_unsaid(named: list[str] | None, process: ProcessInfo | None) -> bool:
+    """Whether nobody chose among the machine's GPUs: NVML's lists of processes may then tell.
+
+    A program that torch shows every GPU of the machine has chosen none, and of those that a launcher gives to
+    all its ranks (LOCAL_RANK) one rank uses its own.
+    """
+    if named is not None:
+        return False
+    return process is None or process.visible_devices is None or process.local_rank is not None
 
 
 def narrow(charged: list[int], pids_seen: Mapping[int, bool], known: Collection[Known]) -> list[int]:
@@ -83,7 +102,9 @@ def _by_tokens(tokens: list[str], gpus: list[Known]) -> tuple[list[Known], set[s
             if len(found) > 1:
                 flags.add("device_guess")
         else:
-            found = [g for g in gpus if g.uuid == token or g.uuid.startswith(token)]
+            found = [g for g in gpus if g.uuid == token] or [g for g in gpus if g.uuid.startswith(token)]
+            if len(found) > 1:
+                flags.add("device_guess")
         if not found:
             flags.add("devices_unknown")
         chosen += [g for g in found if g not in chosen]

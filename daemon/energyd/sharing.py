@@ -1,4 +1,4 @@
-"""Which processes on a GPU are strangers to a stage?
+"""Which processes on a GPU are strangers to a stage, and which are its own?
 
 NVML lists the compute processes of each GPU once a second. To a stage belong the processes of its run (by
 their connections to this daemon), what they started and what started them, as /proc tells: a loader's
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _NOTES: Final = 180  # a GPU: three minutes, for markers that come late
 _STALE_NS: Final = 2_000_000_000
@@ -79,24 +79,35 @@ class _Person:
     looked: int  # in which round
 
 
+class _Note(NamedTuple):
+    """NVML's list of one GPU at an instant."""
+
+    t_ns: int
+    pids: frozenset[int]
+    users: frozenset[int]  # and all above them
+
+
 class Neighbours:
     """The recent lists of each GPU, and who descends from whom."""
 
     def __init__(self, look: Look = look_in_proc) -> None:
         self._look = look
-        self._notes: dict[int, deque[tuple[int, frozenset[int]]]] = {}
+        self._notes: dict[int, deque[_Note]] = {}
         self._people: dict[int, _Person] = {}
         self._round = 0
 
-    def note(self, device: int, pids: frozenset[int], t_ns: int) -> None:
-        """The compute processes on a GPU at an instant. Looks at each in /proc while it lives."""
+    def note(self, device: int, pids: frozenset[int], t_ns: int) -> frozenset[int]:
+        """The compute processes on a GPU at an instant; they and all above them.
+
+        Looks at each in /proc while it lives.
+        """
         self._round += 1
-        self._notes.setdefault(device, deque(maxlen=_NOTES)).append((t_ns, pids))
-        for pid in pids:
-            self._above(pid)
+        users = pids.union(*(self._above(pid) or () for pid in pids))
+        self._notes.setdefault(device, deque(maxlen=_NOTES)).append(_Note(t_ns, pids, users))
         if len(self._people) > _PEOPLE:
             oldest = self._round - _NOTES
             self._people = {pid: one for pid, one in self._people.items() if one.looked > oldest}
+        return users
 
     def seen_with(
         self, stage_pid: int | None, run_pids: Collection[int], device: int, t0_ns: int, t1_ns: int
@@ -111,20 +122,41 @@ class Neighbours:
             return set()
         inside: set[int] = set()
         lists = 0
-        for t_ns, pids in reversed(self._notes.get(device, ())):
-            if t_ns > t1_ns:
+        for note in reversed(self._notes.get(device, ())):
+            if note.t_ns > t1_ns:
                 continue
-            if t_ns >= t0_ns:
+            if note.t_ns >= t0_ns:
                 lists += 1
-                inside |= pids
+                inside |= note.pids
                 continue
-            if not lists and t0_ns - t_ns <= _STALE_NS:
-                inside |= {pid for pid in pids if self._lives(pid)}
+            if not lists and t0_ns - note.t_ns <= _STALE_NS:
+                inside |= {pid for pid in note.pids if self._lives(pid)}
             break
         inside -= own
         if not inside:
             return set()
         return foreign(inside, own, {pid: self._above(pid) for pid in inside | own})
+
+    @property
+    def any(self) -> bool:
+        """Whether NVML has listed a process at all."""
+        return bool(self._notes)
+
+    def lists(self, pid: int | None, device: int, t0_ns: int, t1_ns: int) -> bool:
+        """Whether a process, or one that descends from it, was listed on the device between two instants.
+
+        Where no list falls between them, the last one before counts, if it is no older than 2 s.
+        """
+        lists = 0
+        for note in reversed(self._notes.get(device, ())):
+            if note.t_ns > t1_ns:
+                continue
+            if note.t_ns < t0_ns:
+                return not lists and t0_ns - note.t_ns <= _STALE_NS and pid in note.users
+            if pid in note.users:
+                return True
+            lists += 1
+        return False
 
     def _above(self, pid: int) -> frozenset[int] | None:
         known = self._people.get(pid)

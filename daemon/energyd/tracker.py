@@ -156,6 +156,10 @@ class Tracker:
             return _refuse(m, "conflict", f"stage {m.stage_id} has begun already", "stage_id")
         # A child may be heard before its parent begins the run, and after it has ended it.
         run = self._known(m.run_id) or self._new_run(incoming, m.run_id)
+        if run.client is None and self.ended.pop(m.run_id, None) is not None:
+            self.runs[m.run_id] = run  # ranks that came one after the other: nobody has said that it is over
+            run.t1_ns, run.status = None, "open"
+            self.touched_runs.add(m.run_id)
         parent = self.stages.get(m.parent_id) if m.parent_id else None
         stage = Stage(
             run_id=m.run_id, stage_id=m.stage_id, name=m.name, t0_ns=incoming.t_ns, client=incoming.client,

@@ -29,7 +29,8 @@ def run_grid(
 ) -> list[dict[str, Any]]:
     """Run every cell that is not finished; the results of all that are then. Raises DistillError.
 
-    With `minutes` no cell begins that would end later, were it to take as long as the longest before it.
+    With `minutes` no cell but the first begins that would end later, were it to take as long as the longest
+    before it.
     """
     here = proc.begin(config.device, config.threads)
     say = Progress(quiet=not here.first)
@@ -43,7 +44,7 @@ def run_grid(
                 models.warm_up()
             for cell in cells:
                 began = time.monotonic()
-                if longest and here.agree(began + longest > deadline):  # the first is always begun: it goes on
+                if longest and here.agree(began + longest > deadline):  # the first always begins
                     break
                 if cell.result is None:
                     _run(cell)

@@ -228,6 +228,23 @@ def test_stages_that_overlap_are_counted_once_in_the_run(store: Store) -> None:
     assert (row["tokens"], row["j_per_token"]) == (12, 6250 / 12)
 
 
+def test_a_rank_on_a_gpu_that_the_stage_around_it_does_not_name_is_part_of_its_run_once(store: Store) -> None:
+    """`train` names GPU 0 alone; its ranks are on 0 and 2, and within rank 2 a step is on 2 and 3."""
+    machine(store)
+    for device in (2, 3):
+        store.device(device)
+        store.power(device, range(T0, T0 + 60 * S + 1, 20 * MS), lambda t: 100_000)
+    store.run("r1")
+    store.stage("r1", "a", "train", T0 + 10 * S, T0 + 30 * S, devices=[0, 1])
+    store.stage("r1", "b", "rank 0", T0 + 12 * S, T0 + 20 * S, parent_id="a", devices=[0, 1])
+    store.stage("r1", "c", "rank 2", T0 + 12 * S, T0 + 22 * S, parent_id="a", devices=[1, 2])
+    store.stage("r1", "d", "step", T0 + 13 * S, T0 + 14 * S, parent_id="c", devices=[1, 2, 3])
+    store.stage("r1", "e", "inner", T0 + 13 * S, T0 + 14 * S, parent_id="d", devices=[0, 3])
+    row = one(store.write(), "run_totals", "r1")
+    # GPU 0: `train`, 20 s of 200 W; GPU 2: `rank 2`, 10 s, and GPU 3: `step`, 1 s, of 100 W each.
+    assert (row["gpu_j"], row["cpu_j"], row["total_j"]) == (5100.0, 1000.0, 6100.0)
+
+
 def test_a_stage_that_covers_the_others_stands_for_them_without_raw_samples(store: Store) -> None:
     machine(store)
     store.run("r1")

@@ -279,12 +279,31 @@ def test_a_fault_inside_the_client_does_not_reach_the_program(daemon, monkeypatc
 def test_devices_are_sent_as_uuids_or_indices_and_numbers_follow_cuda_visible_devices(daemon, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-77")
     with energy.run("r") as run:
-        for devices in ([0, 1], "cuda:1", ["GPU-12"], [], 5, None):
+        for devices in ([0, 1], "cuda:1", ["GPU-12"], [], "5", None):
             with run.stage("a", devices=devices):
                 pass
     assert energy.flush(10)
     sent = [m.devices for m in by_type(daemon, "begin")]
     assert sent == [["3", "GPU-77"], ["GPU-77"], ["GPU-12"], [], ["5"], None]
+
+
+@pytest.mark.parametrize(
+    ("visible", "number", "sent"),
+    [(None, 1, "1"), ("3,2", 2, "cuda:2"), ("3,-1,2", 1, "cuda:1"), ("", 0, "cuda:0"), ("3", -1, "cuda:-1")],
+)
+def test_a_gpu_that_the_process_does_not_see_is_never_another_of_the_same_number(
+    daemon, monkeypatch, caplog, visible, number, sent
+):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with energy.run("r") as run, run.stage("a", devices=number):
+        pass
+    assert energy.flush(10)
+    assert [m.devices for m in by_type(daemon, "begin")] == [[sent]]
+    told = [r.getMessage() for r in caplog.records if f"sees no cuda:{number}" in r.getMessage()]
+    assert len(told) == (0 if visible is None else 1)
 
 
 class FakeCuda:
@@ -327,6 +346,17 @@ def test_the_process_is_described_again_once_cuda_is_up_and_only_once(daemon, cu
     assert energy.flush(10)
     (stored,) = daemon.stored.values()
     assert [m.gpu_uuids for m in stored if m.TYPE == "process"] == [None, ["GPU-0000-0", "GPU-0000-1"]]
+
+
+def test_a_mig_instance_is_told_by_the_name_that_cuda_was_given(daemon, cuda, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-aa,MIG-bb,MIG-cc")
+    cuda.up = True
+    with energy.run("r") as run, run.stage("a", devices=1):
+        pass
+    assert energy.flush(10)
+    assert [m.devices for m in by_type(daemon, "begin")] == [["MIG-bb"]]
+    (stored,) = daemon.stored.values()
+    assert [m.gpu_uuids for m in stored if m.TYPE == "process"] == [["MIG-aa", "MIG-bb"]]
 
 
 def test_sync_waits_at_both_edges_for_the_devices_in_use_only(daemon, cuda):

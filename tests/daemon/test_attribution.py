@@ -23,6 +23,7 @@ def test_without_a_word_all_gpus_are_charged_and_said_so() -> None:
 def test_the_caller_names_devices_by_index_uuid_or_prefix() -> None:
     assert charge(["1"], process(visible_devices="0"), [A, B, CPU]) == ([1, 9], set())
     assert charge(["GPU-aa"], None, [A, B, CPU]) == ([0, 9], set())
+    assert charge(["GPU-"], None, [A, B]) == ([0, 1], {"device_guess"})
 
 
 def test_a_device_that_is_not_there_is_flagged_and_not_replaced() -> None:
@@ -49,6 +50,15 @@ def test_a_mig_id_is_charged_to_its_parent_and_flagged() -> None:
     mig = Known(0, "GPU-aaaa", "gpu", "H100", 0, mig=True)
     assert charge(None, process(visible_devices="MIG-GPU-aaaa/1/0"), [mig, B]) == ([0], {"mig"})
     assert charge(None, process(visible_devices="MIG-0123"), [mig, B]) == ([0], {"mig"})
+
+
+def test_an_instances_uuid_as_torch_gives_it_is_charged_to_the_gpus_with_mig() -> None:
+    mig = Known(0, "GPU-aaaa", "gpu", "H100", 0, mig=True)
+    assert charge(None, process(gpu_uuids=["GPU-0123"]), [mig, B, CPU]) == ([0, 9], {"mig"})
+    assert charge(None, process(gpu_uuids=["GPU-bbbb"]), [mig, B]) == ([1], set())
+    other = Known(3, "GPU-dddd", "gpu", "H100", 3, mig=True)
+    assert charge(None, process(gpu_uuids=["GPU-0123"]), [mig, other]) == ([0, 3], {"mig", "device_guess"})
+    assert charge(None, process(gpu_uuids=["GPU-0123"]), [A, B]) == ([], {"devices_unknown"})
 
 
 def test_devices_narrow_only_if_nvml_listed_the_process_somewhere() -> None:

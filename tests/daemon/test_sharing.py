@@ -172,8 +172,13 @@ class Machine:
         incoming = Incoming(f"c{pid}", message, int(t * S), int(t * S), uid=0, pid=pid)
         assert self.tracker.apply(incoming) is None
 
-    def begin(self, t: float, stage: str, pid: int = 21, run: str = "r") -> None:
-        self.mark(p.StageBegin, t, pid, run, stage_id=stage, name=stage)
+    def mark_process(self, t: float, pid: int = 21, **process: Any) -> None:
+        t_ns = int(t * S)
+        message = p.ProcessInfo(next(self.seq), t_ns, **process)
+        assert self.tracker.apply(Incoming(f"c{pid}", message, t_ns, t_ns, uid=0, pid=pid)) is None
+
+    def begin(self, t: float, stage: str, pid: int = 21, run: str = "r", parent: str | None = None) -> None:
+        self.mark(p.StageBegin, t, pid, run, stage_id=stage, name=stage, parent_id=parent)
 
     def end(self, t: float, stage: str, pid: int = 21, run: str = "r") -> None:
         self.mark(p.StageEnd, t, pid, run, stage_id=stage, status="ok")
@@ -248,6 +253,95 @@ def test_other_runs_are_flagged_by_their_overlap_as_before(machine: Machine) -> 
     machine.end(3, "mine")
     machine.end(3, "theirs", pid=30, run="other")
     assert machine.flags(10) == {"mine": ["shared_gpu"], "theirs": ["shared_gpu"]}
+
+
+# ---- of which GPUs is a program a user, where nobody said? ----------------------------------------------
+
+class TwoGpus:
+    """The same over two GPUs, for programs of which nobody said which they use."""
+
+    def __init__(self, proc: Proc) -> None:
+        self.machine = machine = Machine(proc)
+        machine.logs[1] = DeviceLog(1, S, Totals())
+        t = np.arange(0, 20 * S, S // 2)
+        machine.logs[1].append(t, np.full(len(t), 50_000, np.int32))
+        machine.accountant._known[1] = Known(1, "GPU-b", "gpu", "H100", 1)  # type: ignore[index]
+        machine.accountant.devices[1] = Device("ring", "measured", S // 50)
+
+    def note(self, t: float, *, on_0: tuple[int, ...] = (), on_1: tuple[int, ...] = ()) -> None:
+        for device, pids in enumerate((on_0, on_1)):
+            self.machine.accountant.note_pids(device, frozenset(pids), int(t * S))
+
+    def energies(self, now: float) -> dict[tuple[str, int], dict[str, Any]]:
+        accountant, tracker = self.machine.accountant, self.machine.tracker
+        accountant.resolve_begins()
+        accountant.settle(int(now * S))
+        names = [c for c, _ in schema()["energies"]]
+        rows = [dict(zip(names, row, strict=True)) for row in tracker.rows.pop("energies", [])]
+        return {(r["stage_id"], r["device"]): r for r in rows}
+
+
+@pytest.fixture
+def two(proc: Proc) -> TwoGpus:
+    return TwoGpus(proc)
+
+
+def test_programs_that_named_no_gpu_and_use_one_each_share_none_also_while_the_other_runs_on(two) -> None:
+    two.machine.begin(1, "mine")
+    two.machine.begin(1, "theirs", pid=30, run="other")
+    two.note(1.5, on_0=(21,), on_1=(30,))
+    two.machine.end(3, "mine")
+    found = two.energies(4)
+    assert set(found) == {("mine", 0)}
+    row = found["mine", 0]
+    assert (row["overlap_ns"], row["exclusive_uj"], row["energy_uj"]) == (0, 200_000_000, 200_000_000)
+    assert row["flags"] == ["devices_default"]
+    two.machine.end(5, "theirs", pid=30, run="other")
+    assert set(two.energies(6)) == {("theirs", 1)}
+
+
+def test_a_short_stage_between_two_lists_is_charged_for_the_gpu_that_its_process_held_before(two) -> None:
+    two.note(1, on_0=(30,), on_1=(21,))
+    two.machine.begin(1.2, "short")
+    two.machine.end(1.5, "short")
+    two.machine.begin(3.2, "stale")  # the last list is more than 2 s old: nothing is known of now
+    two.machine.end(3.4, "stale")
+    assert set(two.energies(5)) == {("short", 1), ("stale", 0), ("stale", 1)}
+
+
+def test_a_driver_with_workers_on_other_gpus_is_charged_for_all_that_they_use(two) -> None:
+    two.machine.begin(1, "generate")  # 21 is on GPU 0 itself, its worker 23 on GPU 1
+    two.note(2, on_0=(21,), on_1=(23,))
+    two.machine.end(3, "generate")
+    assert set(two.energies(5)) == {("generate", 0), ("generate", 1)}
+
+
+def test_a_stage_is_charged_for_the_gpus_that_stages_within_it_use_in_other_processes(two) -> None:
+    two.machine.begin(1, "train", pid=21)
+    two.machine.begin(1.2, "rank", pid=22, parent="train")  # no descendant of 21: srun started both
+    two.note(2, on_0=(21,), on_1=(22,))
+    two.machine.end(3, "rank", pid=22)
+    two.machine.end(3, "train", pid=21)
+    assert set(two.energies(5)) == {("train", 0), ("train", 1), ("rank", 1)}
+
+
+@pytest.mark.parametrize(
+    ("process", "charged"),
+    [
+        ({"gpu_uuids": ["GPU-a", "GPU-b"]}, {1}),  # torch shows a process all there are
+        ({"gpu_uuids": ["GPU-a", "GPU-b"], "visible_devices": "0,1"}, {0, 1}),  # somebody chose
+        ({"visible_devices": "0,1", "local_rank": "1"}, {1}),  # for all ranks of a launcher
+        ({"visible_devices": "0", "local_rank": "1"}, {0}),  # nothing to choose among
+    ],
+)
+def test_a_rank_is_charged_for_the_gpu_that_it_is_on_unless_somebody_chose_for_it(
+    two: TwoGpus, process: dict[str, Any], charged: set[int]
+) -> None:
+    two.machine.mark_process(0.5, **process)
+    two.machine.begin(1, "rank")
+    two.note(2, on_1=(21,))
+    two.machine.end(3, "rank")
+    assert {device for _, device in two.energies(5)} == charged
 
 
 # ---- shares and the split by them ------------------------------------------------------------------------

@@ -22,6 +22,8 @@
  * FAKE_NVML_USERS names a file to which each process adds a line when it takes the library and when it has let
  * go of it: "PID init" and "PID shutdown".
  *
+ * FAKE_NVML_COUNTED names a file to which each read of an energy counter adds a line: "BOOTTIME_NS DEVICE".
+ *
  * FAKE_NVML_CONTROL names a file that is looked at on every call (replace it by rename). One order a line,
  * '#' starts a comment; DEVICE defaults to all:
  *   devices N                          number of GPUs (1 to 16; default 1); 0: none
@@ -339,6 +341,14 @@ static void tell(const char *what) {
     close(fd);
 }
 
+static void tell_counted(int d) {
+    const char *path = getenv("FAKE_NVML_COUNTED");
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666) : -1;
+    if (fd < 0) return;
+    dprintf(fd, "%lld %d\n", (long long)clock_ns(CLOCK_BOOTTIME), d);
+    close(fd);
+}
+
 /* ---- NVML ------------------------------------------------------------------------------------ */
 
 int nvmlInitWithFlags(unsigned int flags) {
@@ -447,6 +457,7 @@ static unsigned long long polled_mw(int d, int what) {
 }
 
 static unsigned long long counter_mj(int d) {
+    tell_counted(d);
     double mj = energy_mj(d, clock_ns(CLOCK_BOOTTIME) / c.counter_period * c.counter_period) - reset_mj[d];
     return mj > 0 ? (unsigned long long)(c.scale[COUNTER][d] * mj) : 0;
 }

@@ -97,6 +97,7 @@ def test_two_ranks_of_a_lightning_trainer_are_one_stage_with_the_tokens_of_both(
         ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}, True, None),
         ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}, True, [0, 1, 2, 3]),
         ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}, False, [0, 1, 2, 3]),
+        ({"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": ""}, True, None),
         ({"SLURM_LOCALID": "0", "SLURM_JOB_GPUS": "2,5"}, True, ["2", "5"]),
         ({"SLURM_LOCALID": "1", "SLURM_STEP_GPUS": "5", "SLURM_JOB_GPUS": "2,5"}, False, ["5"]),
     ],
@@ -105,7 +106,10 @@ def test_the_first_process_of_a_node_speaks_for_the_gpus_of_all(
     environment: dict[str, str], speaks: bool, gpus: list[int] | list[str] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
+    for name in (
+        "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS",
+        "CUDA_VISIBLE_DEVICES",
+    ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -46,11 +46,11 @@ def test_every_seed_and_size_shares_one_cache_and_a_finished_cell_is_left_alone(
 
 def test_minutes_begin_no_cell_too_late_and_what_is_left_is_gone_on_with(unmeasured: Path) -> None:
     config = load("quick", [*SMALLEST, "pipelines=[sft]", "seeds=[0, 1, 2]"])
-    assert run_grid(config, "quick", unmeasured / "one", minutes=1e-9) == []
+    assert [r["seed"] for r in run_grid(config, "quick", unmeasured / "one", minutes=1e-9)] == [0]
     words = ["run", "quick", *SMALLEST, "pipelines=[sft]", "seeds=[0, 1]"]
     late = CliRunner().invoke(cli, [*words, "--minutes", "1e-9"])
     assert late.exit_code == AGAIN
-    assert "left for --resume: sft-S seed 0, sft-S seed 1" in late.output
+    assert "left for --resume: sft-S seed 1" in late.output
     done = CliRunner().invoke(cli, [*words, "--minutes", "5", "--resume"])
     assert done.exit_code == 0
     assert "left" not in done.output

@@ -19,6 +19,8 @@ def gpus(ranks: int | None = None) -> list[int] | list[str] | None:
 
     `ranks`: how many there are, one a GPU; None: as torchrun says, else the GPUs that Slurm gave.
     """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "any").strip() in ("", "-1"):
+        return None  # ranks on the CPU, which see no GPU
     ranks = ranks or _number("LOCAL_WORLD_SIZE")
     if ranks is not None:
         return list(range(ranks)) if ranks > 1 else None  # numbered as this process sees them

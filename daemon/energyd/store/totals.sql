@@ -123,15 +123,31 @@ CREATE MACRO raw_stage_totals(of_run) AS TABLE
   LEFT JOIN raw_tokens('run_counts') t ON t.run_id = s.run_id AND t.stage_id = s.stage_id;
 CREATE VIEW stage_totals AS FROM raw_stage_totals(NULL);
 
--- A run is the union of its top stages on each device. Where they overlap (ranks of one machine share its
--- CPU), a stage that covers the whole piece stands for it; else the piece is integrated from raw samples.
+-- A run is, on each device, the union of the stages that are within no other on that device: a rank may name a
+-- GPU that the stage around it does not. Where they overlap (ranks of one machine share its CPU), a stage that
+-- covers the whole piece stands for it; else the piece is integrated from raw samples.
 -- The doubt of such a piece: its edges and its time are among those of its stages, so the root of the sum of
 -- their squares is no less than its random part; the systematic part is the largest share of any of them.
 CREATE VIEW raw_top_stages AS SELECT run_id, stage_id FROM raw_kin GROUP BY ALL HAVING max(up) = 0;
+CREATE VIEW raw_charged AS
+  SELECT run_id, stage_id, unnest(devices) AS device FROM raw_stages
+  UNION SELECT run_id, stage_id, device FROM raw_energies;
+CREATE VIEW raw_top_energies AS
+  WITH charged AS MATERIALIZED (FROM raw_charged),
+  -- Most are settled by a look at their parent; who is above that is asked of the few that are left.
+  parentless AS (
+    SELECT c.run_id, c.stage_id, c.device
+    FROM charged c JOIN raw_stages s ON s.run_id = c.run_id AND s.stage_id = c.stage_id
+    ANTI JOIN charged p ON p.run_id = s.run_id AND p.stage_id = s.parent_id AND p.device = c.device
+  )
+  SELECT l.run_id, l.stage_id, l.device
+  FROM parentless l JOIN raw_kin k USING (run_id, stage_id)
+  LEFT JOIN charged a ON k.up > 0 AND a.run_id = k.run_id AND a.stage_id = k.ancestor_id AND a.device = l.device
+  GROUP BY ALL HAVING count(a.device) = 0;
 CREATE VIEW raw_run_pieces AS
   WITH top AS (
     SELECT e.* FROM raw_stage_energy e
-    JOIN raw_top_stages k USING (run_id, stage_id)
+    JOIN raw_top_energies k USING (run_id, stage_id, device)
   ),
   marked AS (
     SELECT *, coalesce(t0_ns >= max(coalesce(t1_ns, 9223372036854775807)) OVER (PARTITION BY run_id, device
