@@ -444,6 +444,34 @@ def test_a_reader_of_the_pipe_that_leaves_early_is_no_error(root: Path) -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
+def test_the_process_leaves_with_all_of_its_answer_its_code_and_nothing_behind(
+    root: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    script = (
+        "import atexit, sys; sys.argv = ['energyq', *sys.argv[1:]]; from energyq.cli import script;"
+        "atexit.register(print, 'at exit', file=sys.stderr); script()"
+    )
+    for words, code, lines in ((["FROM samples"], 0, 3_001 + 61 + 1), (["stages", "nobody"], 1, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "--store", str(root), *words],
+            capture_output=True, text=True, env=ENV | {"TMPDIR": str(scratch)}, check=False,
+        )  # fmt: skip
+        assert (done.returncode, len(done.stdout.splitlines())) == (code, lines)
+        assert done.stderr.endswith("at exit\n")
+        assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("where", "code", "words"), [(">&-", 0, ""), (">/dev/full", 1, "No space left")])
+def test_an_answer_that_nobody_can_take_is_no_crash(root: Path, where: str, code: int, words: str) -> None:
+    command = f"{sys.executable} -m energyq runs --store {root} {where}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENV, check=False)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
 def test_help_loads_neither_duckdb_nor_rich_nor_zmq(energyq: Energyq) -> None:
     script = (
         "import sys; from energyq.cli import main; code = main(['--help']);"
