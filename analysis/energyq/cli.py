@@ -23,8 +23,8 @@ GARBAGE_EVERY: Final = 50_000
 def script() -> None:
     """Be the command: run `main` in a process of its own, and leave with its exit code.
 
-    Of the 650 ms of CPU that `energyq stages` takes, Python's looks for cycles (every 700 objects) were 70, and
-    taking modules apart at the end 45, which does nothing for anybody: what is to be done at exit is done here.
+    Of the 650 ms of CPU that `energyq stages` takes, looks for cycles (every 700 objects) were 70, and taking
+    modules apart at the end 45, for nobody's good. What is to be done at exit is done here.
     """
     gc.set_threshold(GARBAGE_EVERY)
     if sys.stdout is None:  # closed before we began, as by a job without any: what it would hold goes nowhere

@@ -83,6 +83,10 @@ def simulated(study: Study) -> None:
     study.executions[0].facts["domains"] = "gpu simulated"
 
 
+def from_elsewhere(study: Study) -> None:
+    study.executions[3].reported = frozenset({"teacher.logits"})
+
+
 def holes(study: Study) -> None:
     study.executions[3].details["teacher.logits"].coverage = 0.9
 
@@ -111,6 +115,7 @@ SPOILT: list[tuple[Callable[[Study], None], set[str], str]] = [
     (nothing_counted, {"reuse"}, "an assumption"),
     (poor_card, {"artifacts"}, "card of a (sha256)"),
     (simulated, {"measured", "alike"}, "sft 1B budget seed 0 (gpu simulated)"),
+    (from_elsewhere, {"measured"}, "kd 1B budget seed 0 (teacher.logits reported)"),
     (holes, {"covered"}, "kd 1B budget seed 0"),
     (no_doubt, {"doubt"}, "kd 1B budget seed 0"),
     (waits, {"starved"}, "kd 1B budget seed 0 (STARVED)"),
