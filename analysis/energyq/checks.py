@@ -125,7 +125,9 @@ def _reuse(study: Study, reuse: float | None) -> Found:
     told = f"counted: {max(counted)}" if counted else "not counted"
     if reuse is not None:
         return f"{told}; assumed here: {reuse:g}", ()
-    return told, () if counted else ("an assumption",)
+    if not counted:
+        return "uses of the teacher's artifact are counted or assumed", ("here",)
+    return told, ()
 
 
 def _artifacts(study: Study, _: float | None) -> Found:

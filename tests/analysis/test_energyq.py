@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -420,6 +421,22 @@ def test_on_a_terminal_the_table_is_the_default_and_no_color_is_honoured(root: P
     assert [line.strip() for line in plain.splitlines()][-1] == "7"
     assert "─" in plain
     assert "\x1b[3" not in plain
+
+
+@pytest.mark.parametrize("width", [24, 70, 90, 200])
+def test_no_number_is_broken_on_a_narrow_terminal_and_no_line_runs_over(width: int) -> None:
+    command = [sys.executable, "-m", "energyq", "breakeven", "--study", "poster"]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(command, ENV | {"TERM": "xterm-256color"}, width))
+    table = text.partition("study poster")[2].partition("kd 1B:")[0]
+    assert max(map(len, table.splitlines())) <= width
+    figures = ["11.00", "5.200", "6.300", "1.100", "10.0"]
+    lines = [re.findall(r"\S+", line) for line in table.splitlines()]
+    if width == 24:  # a row is a block
+        block = " ".join(words[-1] for words in lines[1:9] if words)
+        assert block.startswith(f"kd 1B {' '.join(figures[:4])}")
+    else:
+        assert any([word for word in words if word in figures] == figures for words in lines)
+    assert "synthetic" in table
 
 
 def test_an_empty_store_has_no_latest_run(store: Store, energyq: Energyq) -> None:

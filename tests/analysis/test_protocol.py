@@ -112,7 +112,7 @@ SPOILT: list[tuple[Callable[[Study], None], set[str], str]] = [
     (one_seed_less, {"seeds"}, "kd 1B"),
     (no_examples, {"quality"}, "sft 1B budget seed 1 (examples)"),
     (no_tokens, {"tokens"}, "sft 1B budget seed 1"),
-    (nothing_counted, {"reuse"}, "an assumption"),
+    (nothing_counted, {"reuse"}, "are counted or assumed, but not here"),
     (poor_card, {"artifacts"}, "card of a (sha256)"),
     (simulated, {"measured", "alike"}, "sft 1B budget seed 0 (gpu simulated)"),
     (from_elsewhere, {"measured"}, "kd 1B budget seed 0 (teacher.logits reported)"),
