@@ -24,8 +24,8 @@ def script() -> None:
     """Be the command: run `main` in a process of its own, and leave with its exit code.
 
     Of the 650 ms of CPU that `energyq stages` takes, looks for cycles (every 700 objects) were 70, and taking
-    modules apart at the end 45, for nobody's good. What is to be done at exit is done here. NumPy would start a
-    thread for each core, which spin and wait for matrices that never come.
+    modules apart at the end 45, for nobody's good. What is to be done at exit is done here. NumPy would start
+    a thread for each core, which spin and wait for matrices that never come.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(GARBAGE_EVERY)
