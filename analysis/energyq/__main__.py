@@ -1,7 +1,5 @@
 """How is energyq run without its script? `python -m energyq`."""
 
-import sys
+from energyq.cli import script
 
-from energyq.cli import main
-
-sys.exit(main())
+script()

@@ -25,7 +25,8 @@ def show(study: Study, answers: list[BreakEven], format_: str | None, output: Pa
     several = any(a.variant for a in answers)
     columns = [
         "pipeline", "student", *(["training"] if several else []), f"teacher {unit}", f"student {unit}",
-        f"{study.baseline} {unit}", f"saving {unit}", "± saving", "N*", "95 % from", "to", "one-off ×",
+        f"{study.baseline} {unit}", f"saving {unit}", "± saving", "N*",
+        bounds_head(answers), "to", "one-off ×",
     ]  # fmt: skip
     rows = [
         [
@@ -44,6 +45,19 @@ def show(study: Study, answers: list[BreakEven], format_: str | None, output: Pa
         print_table(columns, numbers, rows, out, ["± saving", "one-off ×"])
         out.write("\n")
         out.writelines(line + "\n" for line in [*map(sentence, answers), *_below(study, answers)])
+
+
+def bounds_head(answers: list[BreakEven]) -> str:
+    """How the column of the lower bounds is called: 95 % is no word for a bound by one repetition."""
+    return "N* from" if any(a.lone and a.n_low is not None for a in answers) else "95 % from"
+
+
+def bounds_note(answers: list[BreakEven]) -> Iterator[str]:
+    """What the bounds are bounds of, where some are not of 95 %."""
+    bounded = [a for a in answers if a.n_low is not None]
+    if lone := [a.name for a in bounded if a.lone]:
+        others = "" if len(lone) == len(bounded) else f" for {', '.join(lone)}; else of 95 %"
+        yield f"N* from, to: of the measurement alone{others}"
 
 
 def sentence(answer: BreakEven) -> str:
@@ -83,6 +97,7 @@ def sentence(answer: BreakEven) -> str:
 def _below(study: Study, answers: list[BreakEven]) -> Iterator[str]:
     """What holds for several answers is said once."""
     yield f"N* = E_teacher / (E_student of {study.baseline} − E_student of the pipeline); {NONE}: not known"
+    yield from bounds_note(answers)
     said: dict[str, list[str]] = {}
     for answer in answers:
         for note in answer.notes:

@@ -125,7 +125,9 @@ def _reuse(study: Study, reuse: float | None) -> Found:
     told = f"counted: {max(counted)}" if counted else "not counted"
     if reuse is not None:
         return f"{told}; assumed here: {reuse:g}", ()
-    return told, () if counted else ("an assumption",)
+    if not counted:
+        return "uses of the teacher's artifact are counted or assumed", ("here",)
+    return told, ()
 
 
 def _artifacts(study: Study, _: float | None) -> Found:
@@ -146,8 +148,10 @@ def _measured(study: Study, _: float | None) -> Found:
                 yield f"{e.name} (no domains told)"
             elif "simulated" in domains or "replayed" in domains:
                 yield f"{e.name} ({domains})"
+            if e.reported:
+                yield f"{e.name} ({', '.join(sorted(e.reported))} reported)"
 
-    return "energy is of this machine, not replayed or simulated", fails()
+    return "energy is of this machine, not replayed, simulated or reported by another", fails()
 
 
 def _covered(study: Study, _: float | None) -> Found:
@@ -196,7 +200,7 @@ CHECKS: Final[dict[str, tuple[Callable[[Study, float | None], Found], str]]] = {
     "tokens": (_tokens, "stage.count(label=…) in student.train"),
     "reuse": (_reuse, "run.use_artifact(…) in every run that uses one, or --reuse N"),
     "artifacts": (_artifacts, "run.artifact(name, kind=…, uri=…, sha256=…, size_bytes=…) in its stage"),
-    "measured": (_measured, "energyd start with a source of this machine"),
+    "measured": (_measured, "energyd start with a source of this machine; make here what was reported"),
     "covered": (_covered, "`energyq 'FROM gaps'` says when and why samples are missing"),
     "doubt": (_doubt, "`energyd doctor` says which sensor states none; a CSV has u_kwh"),
     "starved": (_starved, "feed the device: more loader workers, a packed cache; an idle stage prerun.idle"),

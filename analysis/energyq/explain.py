@@ -77,7 +77,7 @@ def _device(d: Row) -> Iterator[str]:
     else:
         mean = "" if d["mean_w"] is None else f", mean {d['mean_w']:.3f} W"
         doubt = "" if d["u_random_j"] is None else f" ± {figures(d['u_random_j'], 2)} J"
-        yield f"  energy  {d['energy_j']:.6f} J{doubt} stored{_by(d)}; {d['n_samples']} samples inside{mean}"
+        yield f"  energy  {d['energy_j']:.6f} J{doubt} stored{_by(d)}; {_inside(d)}{mean}"
     if d["recomputed_j"] is not None:
         again = f"{whole(d['end']['e_uj'] - d['begin']['e_uj'])} µJ = {d['recomputed_j']:.6f} J"
         yield f"  again   E(t1) − E(t0) = {again} from raw samples{_same(d)}"
@@ -101,6 +101,10 @@ def _device(d: Row) -> Iterator[str]:
     for flag in d["flags"] or ():
         if flag in FLAGS:
             yield f"          {flag}: {FLAGS[flag]}"
+
+
+def _inside(d: Row) -> str:
+    return "samples inside not counted" if d["n_samples"] is None else f"{d['n_samples']} samples inside"
 
 
 def _by(d: Row) -> str:

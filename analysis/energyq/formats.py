@@ -156,25 +156,44 @@ def print_table(
     """A table for people: fitted to a terminal, at its natural width elsewhere.
 
     `spare`: columns to leave out where the terminal is too narrow, the first of them first. Returns those
-    left out; what is too wide even then is folded.
+    left out. What is too wide even then has its heads and words folded, never a number, of which half would
+    read as another; and where that is not enough, each row becomes lines of its own.
     """
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(file=out, width=None if out.isatty() else 10_000, highlight=False)
+    endless = console.options.update(width=10_000)
+    shown = [[harmless(cell) for cell in row] for row in rows]
+
+    def made(kept: list[int], padding: int = 1, between: str = " ") -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, padding))
+        for i in kept:
+            head = columns[i].replace(" ", between)
+            texts = [*head.split("\n"), *(row[i] for row in shown)]
+            whole = right[i] or not any(" " in text for text in texts)
+            table.add_column(
+                Text(head), justify="right" if right[i] else "left", overflow="fold", no_wrap=whole,
+                min_width=max(map(cell_len, texts)) if whole else None,  # rich measures by the longest word
+            )  # fmt: skip
+        for row in shown:
+            table.add_row(*(Text(row[i]) for i in kept))
+        return table
+
     kept = list(range(len(columns)))
     left_out: list[str] = []
-    while True:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for i in kept:
-            table.add_column(Text(columns[i]), justify="right" if right[i] else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(harmless(row[i])) for i in kept))
-        natural = console.measure(table, options=console.options.update(width=10_000)).maximum
+    while console.measure(table := made(kept), options=endless).maximum > console.width:
         name = next((n for n in spare if n in columns and n not in left_out), None)
-        if name is None or natural <= console.width:
+        if name is None:
+            folded = (made(kept, *narrower) for narrower in ((1,), (0,), (0, "\n")))
+            fits = (t for t in folded if console.measure(t, options=endless).minimum <= console.width)
+            if (fitting := next(fits, None)) is None:
+                out.writelines(_upright(columns, shown))
+                return []
+            table = fitting
             break
         kept.remove(columns.index(name))
         left_out.append(name)
@@ -182,6 +201,15 @@ def print_table(
         console.print(table)
     out.write("\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip()) + "\n")
     return left_out
+
+
+def _upright(columns: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """Rows below each other, a line for each of their columns."""
+    width = max(map(len, columns))
+    for number, row in enumerate(rows):
+        yield "\n" if number else ""
+        for name, cell in zip(columns, row, strict=True):
+            yield f"{name:<{width}}  {cell}".rstrip() + "\n"
 
 
 def _is_number(kind: str) -> bool:

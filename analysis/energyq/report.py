@@ -10,7 +10,7 @@ from energyq import figure_breakdown, figure_breakeven, figure_frontier
 from energyq.advise import advise
 from energyq.breakdown import Piece, breakdown, side_by_side, starved_lines
 from energyq.breakeven import AT_N, NOISE, BreakEven, break_even
-from energyq.breakeven_text import sentence
+from energyq.breakeven_text import bounds_head, bounds_note, sentence
 from energyq.checks import checks
 from energyq.drawing import Drawing
 from energyq.find import Refused
@@ -191,7 +191,7 @@ def _answers(answers: list[BreakEven]) -> str:
     ]  # fmt: skip
     columns = [
         "pipeline", "student", *(["training"] if several else []), f"teacher / {unit}", f"saving / {unit}",
-        "±", "N*", "95 %", "state", "one-off ×",
+        "±", "N*", f"{bounds_head(answers)}, to", "state", "one-off ×",
     ]  # fmt: skip
     return table(columns, rows, words=2 + several)
 
@@ -205,4 +205,5 @@ def _bounds(answer: BreakEven) -> str:
 
 def _notes(study: Study, answers: list[BreakEven]) -> Iterator[str]:
     yield from study.notes
+    yield from bounds_note(answers)
     yield from dict.fromkeys(note for a in answers for note in a.notes)

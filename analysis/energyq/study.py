@@ -59,6 +59,7 @@ class Execution:
     facts: dict[str, str] = field(default_factory=dict)  # hardware, driver …: must be alike to compare
     version: str | None = None  # commit, or hash of the whole configuration
     attempts: int = 1
+    reported: frozenset[str] = frozenset()  # stages whose energy another machine told, in the whole or a part
 
     @property
     def name(self) -> str:

@@ -168,6 +168,8 @@ def _bear(execution: Execution, made: _Made, chain: Chain, known: _Known) -> Non
             else f"not known: what {made.row['name']} cost to make; it was made where nobody measured"
         )
         _add(execution, name, made.reported)
+        if made.reported_j is not None:
+            execution.reported |= {name}
     for stage_id in ids:
         stage = known.stages.get(stage_id, {"run_id": None, "total_j": None})
         if stage["run_id"] not in chain.run_ids:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from energyq.breakeven import AT_N, NEVER, NOISE, UNKNOWN, BreakEven, break_even, energy_at, fieller
-from energyq.breakeven_text import sentence
+from energyq.breakeven_text import bounds_head, bounds_note, sentence
 from energyq.commands import run
 from energyq.find import NotFound, Refused
 from energyq.study import J_PER_KWH, Execution, Study, part_of, size_order
@@ -72,6 +73,45 @@ def test_on_any_table_n_star_is_its_definition_and_no_saving_is_never(
         assert (answer.state, answer.n_star) == (NEVER, None)
 
 
+sizes = st.lists(
+    st.tuples(*[st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=3)] * 2), min_size=2, max_size=4
+)
+
+
+@given(teacher=joules, of_sizes=sizes, alone=st.booleans())
+def test_on_any_table_the_pooled_n_star_is_that_of_the_mean_saving_of_all_who_share_the_artifact(
+    teacher: float, of_sizes: list[tuple[list[float], list[float]]], alone: bool
+) -> None:
+    def kd(size: int, j: float, *, first: bool) -> Execution:
+        own = frozenset({"own" if alone and first else "shared"})
+        stages: dict[str, float | None] = {"teacher.logits": teacher, "student.train": j}
+        return Execution("kd", f"{size}B", stages=stages, artifacts=own)
+
+    study = Study("s", [
+        *(Execution("sft", f"{i}B", stages={"student.train": j})
+          for i, (b, _) in enumerate(of_sizes) for j in b),
+        *(kd(i, j, first=i == k == 0) for i, (_, d) in enumerate(of_sizes) for k, j in enumerate(d)),
+    ])  # fmt: skip
+    pooled = [a for a in break_even(study) if a.student == "pooled"]
+    if alone:  # an artifact that one execution does not use is not shared by all: nothing to pool
+        assert pooled == []
+        return
+    (answer,) = pooled  # each size counts once, however often it was repeated
+    base = math.fsum(math.fsum(b) / len(b) for b, _ in of_sizes) / len(of_sizes)
+    distilled = math.fsum(math.fsum(d) / len(d) for _, d in of_sizes) / len(of_sizes)
+    scale = 1e-9 * (base + distilled)
+    assert answer.saving_j == pytest.approx(base - distilled, rel=1e-9, abs=scale)
+    assert answer.saving_j is not None
+    u = answer.u_saving_j  # known where each size and side was repeated
+    assert (u is None) == any(len(runs) < 2 for size in of_sizes for runs in size)
+    if u is not None and abs(answer.saving_j) <= u and u > 0:
+        assert answer.state == NOISE
+    else:
+        assert answer.state == (AT_N if answer.saving_j > 0 else NEVER)
+    expected = pytest.approx(teacher / answer.saving_j) if answer.saving_j > 0 else None
+    assert answer.n_star == expected
+
+
 def test_the_interval_holds_the_true_ratio_in_95_of_100_cases() -> None:
     dice, holds = random.Random(0), 0
     for _ in range(4_000):
@@ -125,6 +165,14 @@ def test_one_repetition_is_no_95_percent_claim_about_the_next(tmp_path: Path) ->
     assert "from 3.00 uses on (of the measurement alone: " in sentence(alone)
     assert sentence(alone).endswith(", by one repetition")
     assert "One repetition decides" in verdict(study, [alone])
+    assert (bounds_head([alone]), list(bounds_note([alone]))) == (
+        "N* from", ["N* from, to: of the measurement alone"]
+    )  # fmt: skip
+    sure = replace(alone, lone=False, student="7B")
+    assert (bounds_head([sure]), list(bounds_note([sure]))) == ("95 % from", [])
+    assert list(bounds_note([alone, sure])) == [
+        f"N* from, to: of the measurement alone for {alone.name}; else of 95 %"
+    ]
     (assumed,) = break_even(study, repeatability=0.02)
     assert not assumed.lone
     assert "uses on (95 %: " in sentence(assumed)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -422,6 +423,24 @@ def test_on_a_terminal_the_table_is_the_default_and_no_color_is_honoured(root: P
     assert "\x1b[3" not in plain
 
 
+@pytest.mark.parametrize("width", [24, 70, 90, 200])
+def test_no_number_is_broken_on_a_narrow_terminal_and_no_line_runs_over(width: int) -> None:
+    command = [sys.executable, "-m", "energyq", "breakeven", "--study", "poster"]
+    # The terminal's own width counts, unless somebody has set COLUMNS, as pytest's workers do.
+    env = {k: v for k, v in ENV.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm-256color"}
+    text = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(command, env, width))
+    table = text.partition("study poster")[2].partition("kd 1B:")[0]
+    assert max(map(len, table.splitlines())) <= width
+    figures = ["11.00", "5.200", "6.300", "1.100", "10.0"]
+    lines = [re.findall(r"\S+", line) for line in table.splitlines()]
+    if width == 24:  # a row is a block
+        block = " ".join(words[-1] for words in lines[1:9] if words)
+        assert block.startswith(f"kd 1B {' '.join(figures[:4])}")
+    else:
+        assert any([word for word in words if word in figures] == figures for words in lines)
+    assert "synthetic" in table
+
+
 def test_an_empty_store_has_no_latest_run(store: Store, energyq: Energyq) -> None:
     root = store.write()
     done = energyq("stages", "--store", root)
@@ -442,6 +461,34 @@ def test_a_reader_of_the_pipe_that_leaves_early_is_no_error(root: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENV, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_the_process_leaves_with_all_of_its_answer_its_code_and_nothing_behind(
+    root: Path, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    script = (
+        "import atexit, sys; sys.argv = ['energyq', *sys.argv[1:]]; from energyq.cli import script;"
+        "atexit.register(print, 'at exit', file=sys.stderr); script()"
+    )
+    for words, code, lines in ((["FROM samples"], 0, 3_001 + 61 + 1), (["stages", "nobody"], 1, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "--store", str(root), *words],
+            capture_output=True, text=True, env=ENV | {"TMPDIR": str(scratch)}, check=False,
+        )  # fmt: skip
+        assert (done.returncode, len(done.stdout.splitlines())) == (code, lines)
+        assert done.stderr.endswith("at exit\n")
+        assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("where", "code", "words"), [(">&-", 0, ""), (">/dev/full", 1, "No space left")])
+def test_an_answer_that_nobody_can_take_is_no_crash(root: Path, where: str, code: int, words: str) -> None:
+    command = f"{sys.executable} -m energyq runs --store {root} {where}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENV, check=False)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
 
 
 def test_help_loads_neither_duckdb_nor_rich_nor_zmq(energyq: Energyq) -> None:

@@ -83,6 +83,10 @@ def simulated(study: Study) -> None:
     study.executions[0].facts["domains"] = "gpu simulated"
 
 
+def from_elsewhere(study: Study) -> None:
+    study.executions[3].reported = frozenset({"teacher.logits"})
+
+
 def holes(study: Study) -> None:
     study.executions[3].details["teacher.logits"].coverage = 0.9
 
@@ -108,9 +112,10 @@ SPOILT: list[tuple[Callable[[Study], None], set[str], str]] = [
     (one_seed_less, {"seeds"}, "kd 1B"),
     (no_examples, {"quality"}, "sft 1B budget seed 1 (examples)"),
     (no_tokens, {"tokens"}, "sft 1B budget seed 1"),
-    (nothing_counted, {"reuse"}, "an assumption"),
+    (nothing_counted, {"reuse"}, "are counted or assumed, but not here"),
     (poor_card, {"artifacts"}, "card of a (sha256)"),
     (simulated, {"measured", "alike"}, "sft 1B budget seed 0 (gpu simulated)"),
+    (from_elsewhere, {"measured"}, "kd 1B budget seed 0 (teacher.logits reported)"),
     (holes, {"covered"}, "kd 1B budget seed 0"),
     (no_doubt, {"doubt"}, "kd 1B budget seed 0"),
     (waits, {"starved"}, "kd 1B budget seed 0 (STARVED)"),

@@ -190,6 +190,7 @@ def test_an_artifact_from_elsewhere_is_unknown_or_reported_and_never_free(machin
     unknown, reported = (e for e in study.executions if e.pipeline == "kd")
     assert unknown.total_j is None
     assert reported.part("teacher") == 1234.5
+    assert (len(reported.reported), unknown.reported) == (1, frozenset())
     assert "artifact other-store was made elsewhere: what it cost is not in this store" in study.notes
     assert "REPORTED, not measured here: what cache cost to make" in study.notes
 
@@ -225,6 +226,7 @@ def test_where_the_store_holds_the_stage_that_made_it_what_users_report_is_not_r
     study = study_of(machine)
     assert {e.run_id: e.part("teacher") for e in study.executions} == {"base": 0, "kd0": 2000, "kd1": 2000}
     assert not [note for note in study.notes if "REPORTED" in note]
+    assert not [e.name for e in study.executions if e.reported]
 
 
 def test_a_cache_made_by_a_run_that_trains_nothing_is_not_used_by_making_it(machine: Store) -> None:

@@ -13,6 +13,8 @@
 CREATE MACRO raw_rss(u) AS CASE WHEN count(*) = count(u) THEN sqrt(sum(u * u)) END;
 -- Sum over a group; NULL where one is.
 CREATE MACRO raw_sum(x) AS CASE WHEN count(*) = count(x) THEN sum(x) END;
+-- Each word of a group once, in order; NULL without any. As string_agg(DISTINCT …), which hashes the group anew.
+CREATE MACRO raw_words(word, between) AS nullif(array_to_string(list_sort(list_distinct(list(word))), between), '');
 -- The part of a doubt that is common to all energies of a device. Rounding may leave a hair below 0.
 CREATE MACRO raw_systematic(u_random, u_total) AS sqrt(greatest(u_total * u_total - u_random * u_random, 0));
 
@@ -20,18 +22,21 @@ CREATE MACRO raw_systematic(u_random, u_total) AS sqrt(greatest(u_total * u_tota
 -- coverage, source, flags, reason; one row per device, or one with device NULL where nothing is charged.
 CREATE MACRO raw_bill(lines) AS TABLE
   WITH line AS (FROM query_table(lines)),
-  owner AS (SELECT DISTINCT run_id, stage_id, at_ns/*lake , host*/ FROM line),
+  owner AS (
+    SELECT run_id, stage_id, at_ns/*lake , host*/, min(coverage) AS coverage, flatten(list(flags)) AS flags
+    FROM line GROUP BY run_id, stage_id, at_ns/*lake , host*/
+  ),
   by_domain AS (
     SELECT run_id, stage_id, /*lake host, */domain, count(*) AS n,
       raw_sum(energy_j) AS j, raw_rss(u_random_j) AS random_j,
       CASE WHEN domain = 'gpu' THEN raw_rss(raw_systematic(u_random_j, u_total_j))
         ELSE raw_sum(raw_systematic(u_random_j, u_total_j)) END AS systematic_j,
       coalesce(sum(energy_j) FILTER (list_contains(flags, 'estimated')), 0) AS estimated_j,
-      string_agg(DISTINCT source, '+' ORDER BY source) AS source,
+      raw_words(source, '+') AS source,
       CASE WHEN bool_or(list_contains(flags, 'estimated')) THEN 'estimated'
         WHEN bool_or(list_contains(flags, 'replayed')) THEN 'replayed'
         WHEN bool_or(list_contains(flags, 'simulated')) THEN 'simulated' ELSE 'measured' END AS origin,
-      string_agg(DISTINCT reason, ', ' ORDER BY reason) FILTER (energy_j IS NULL) AS reason
+      raw_words(CASE WHEN energy_j IS NULL THEN reason END, ', ') AS reason
     FROM line WHERE device IS NOT NULL GROUP BY run_id, stage_id, /*lake host, */domain
   ),
   -- The machine as it was at the owner's end, not as it is today.
@@ -41,7 +46,7 @@ CREATE MACRO raw_bill(lines) AS TABLE
   ),
   asked AS (SELECT *, unnest(['gpu', 'cpu', 'dram']) AS domain, unnest([1, 2, 3]) AS place FROM owner),
   seen AS (
-    SELECT a.run_id, a.stage_id, /*lake a.host, */a.domain, a.place, coalesce(s.state, f.state, 'absent') AS state,
+    SELECT a.run_id, a.stage_id, /*lake a.host, */a.domain, a.place, a.coverage, a.flags, coalesce(s.state, f.state, 'absent') AS state,
       CASE WHEN s.state IS NULL THEN f.reason ELSE s.reason END AS state_reason
     FROM asked a
     ASOF LEFT JOIN raw_domain_states s ON /*lake s.host = a.host AND */s.domain = a.domain AND s.t_ns <= a.at_ns
@@ -74,12 +79,9 @@ CREATE MACRO raw_bill(lines) AS TABLE
         AS domains,
       /*lake raw_once(*/string_agg(domain || ': ' || CASE WHEN standing = 'unreadable' THEN 'unreadable, ' ELSE '' END
         || coalesce(why, 'no reason given'), '; ' ORDER BY place)
-        FILTER (standing IN ('unknown', 'unreadable'))/*lake , '; ')*/ AS reason
+        FILTER (standing IN ('unknown', 'unreadable'))/*lake , '; ')*/ AS reason,
+      min(coverage) AS coverage, list_sort(list_distinct(flatten(list(flags)))) AS flags
     FROM standing GROUP BY run_id, stage_id
-  ),
-  marks AS (
-    SELECT run_id, stage_id, min(coverage) AS coverage, list_sort(list_distinct(flatten(list(flags)))) AS flags
-    FROM line GROUP BY run_id, stage_id
   )
   SELECT b.run_id, b.stage_id, b.gpu_j, b.cpu_j, b.dram_j,
     CASE WHEN NOT b.is_unknown THEN b.known_j END AS total_j,
@@ -88,9 +90,9 @@ CREATE MACRO raw_bill(lines) AS TABLE
       THEN sqrt(b.random_j2 + b.systematic_j2) END AS u_total_j,
     CASE WHEN NOT b.is_unknown AND b.known_j IS NOT NULL THEN b.known_estimated_j END AS estimated_j,
     CASE WHEN NOT b.is_unknown THEN b.known_estimated_j / nullif(b.known_j, 0) END AS estimated_share,
-    m.coverage, b.sources, b.domains, m.flags,
+    b.coverage, b.sources, b.domains, b.flags,
     coalesce(b.reason, CASE WHEN b.known_j IS NULL THEN 'nothing to add up: ' || b.domains END) AS reason
-  FROM bill b JOIN marks m USING (run_id, stage_id);
+  FROM bill b;
 
 -- units: run_id, stage_id, unit, total_n. All counts as a map, and the one that J/token divides by.
 CREATE MACRO raw_tokens(units) AS TABLE

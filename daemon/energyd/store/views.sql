@@ -95,29 +95,30 @@ CREATE VIEW counts AS FROM raw_counts_of('raw_stages', 'raw_kin');
 -- or `store_damaged`: what it cost was known and is lost with a damaged file.
 CREATE MACRO raw_energy_of(stage_rows, energy_rows) AS TABLE
   WITH charged AS (
-    SELECT run_id, stage_id, unnest(devices) AS device FROM query_table(stage_rows)
-    UNION
-    SELECT run_id, stage_id, device FROM query_table(energy_rows)
+    SELECT *, true AS is_told FROM query_table(energy_rows)
+    UNION ALL BY NAME
+    SELECT s.run_id, s.stage_id, s.device
+    FROM (SELECT run_id, stage_id, unnest(list_distinct(devices)) AS device FROM query_table(stage_rows)) s
+    ANTI JOIN query_table(energy_rows) e ON e.run_id = s.run_id AND e.stage_id = s.stage_id AND e.device = s.device
   )
   SELECT /*lake raw_host_of(c.device) AS host, */c.run_id, c.stage_id, s.parent_id, s.name AS stage, c.device, v.domain,
-    coalesce(e.t0_ns, s.t0_ns) AS t0_ns, coalesce(e.t1_ns, s.t1_ns) AS t1_ns,
-    e.energy_uj / 1e6 AS energy_j, e.counter_uj / 1e6 AS counter_j, e.self_uj / 1e6 AS self_j,
-    e.exclusive_uj / 1e6 AS exclusive_j, e.method, e.integral_uj / 1e6 AS integral_j,
-    e.u_integral_uj / 1e6 AS u_integral_j, e.u_counter_uj / 1e6 AS u_counter_j, e.note, e.overlap_ns / 1e9 AS overlap_s,
-    e.energy_uj * 1e3 / nullif(e.t1_ns - e.t0_ns, 0) AS mean_w, e.coverage, e.n_samples,
-    e.u_random_uj / 1e6 AS u_random_j, e.u_total_uj / 1e6 AS u_total_j, coalesce(e.source, v.source) AS source,
+    coalesce(c.t0_ns, s.t0_ns) AS t0_ns, coalesce(c.t1_ns, s.t1_ns) AS t1_ns,
+    c.energy_uj / 1e6 AS energy_j, c.counter_uj / 1e6 AS counter_j, c.self_uj / 1e6 AS self_j,
+    c.exclusive_uj / 1e6 AS exclusive_j, c.method, c.integral_uj / 1e6 AS integral_j,
+    c.u_integral_uj / 1e6 AS u_integral_j, c.u_counter_uj / 1e6 AS u_counter_j, c.note, c.overlap_ns / 1e9 AS overlap_s,
+    c.energy_uj * 1e3 / nullif(c.t1_ns - c.t0_ns, 0) AS mean_w, c.coverage, c.n_samples,
+    c.u_random_uj / 1e6 AS u_random_j, c.u_total_uj / 1e6 AS u_total_j, coalesce(c.source, v.source) AS source,
     list_sort(list_distinct(list_concat(
-      coalesce(e.flags, []::VARCHAR[]), coalesce(s.flags, []::VARCHAR[]),
-      CASE WHEN e.device IS NOT NULL THEN []::VARCHAR[] WHEN s.state = 'open' THEN ['open']
+      coalesce(c.flags, []::VARCHAR[]), coalesce(s.flags, []::VARCHAR[]),
+      CASE WHEN c.is_told THEN []::VARCHAR[] WHEN s.state = 'open' THEN ['open']
         WHEN s.state = 'final' THEN ['store_damaged'] ELSE ['pending'] END,
-      CASE WHEN e.device IS NULL AND v.origin <> 'measured' THEN [v.origin] ELSE []::VARCHAR[] END
+      CASE WHEN c.is_told IS NULL AND v.origin <> 'measured' THEN [v.origin] ELSE []::VARCHAR[] END
     ))) AS flags,
-    CASE WHEN e.energy_uj IS NOT NULL THEN NULL
-      WHEN e.device IS NOT NULL THEN coalesce(e.reason, 'unknown')
+    CASE WHEN c.energy_uj IS NOT NULL THEN NULL
+      WHEN c.is_told THEN coalesce(c.reason, 'unknown')
       WHEN s.state = 'open' THEN 'open' WHEN s.state = 'final' THEN 'store_damaged' ELSE 'pending' END AS reason
   FROM charged c
   LEFT JOIN query_table(stage_rows) s ON s.run_id = c.run_id AND s.stage_id = c.stage_id
-  LEFT JOIN query_table(energy_rows) e ON e.run_id = c.run_id AND e.stage_id = c.stage_id AND e.device = c.device
   LEFT JOIN devices v ON v.device = c.device;
 CREATE VIEW raw_stage_energy AS FROM raw_energy_of('raw_stages', 'raw_energies');
 CREATE VIEW stage_energy AS
