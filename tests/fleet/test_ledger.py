@@ -71,6 +71,17 @@ def test_registered_twice_it_is_there_once_and_answers_as_the_folder_does(
         assert asked(call, ledger, query) == asked(call, lake, query), query
 
 
+def test_several_that_begin_a_ledger_at_once_add_each_segment_once(
+    lake: Path, ledger: str, fleet_python: str
+) -> None:
+    command = [fleet_python, "-m", "energyd", "register", "--lake", str(lake), "--ledger", ledger]
+    env = {**os.environ, "PYTHONPATH": PATHS, "PGPASSWORD": "secret"}
+    many = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=110)[1] for process in many]
+    assert [process.returncode for process in many] == [0] * 4, said
+    assert sum(int(text.split()[0]) for text in said) == 12  # whoever's turn it is, table by table
+
+
 def test_a_days_file_takes_the_place_of_its_hours(call: Call, lake: Path, ledger: str) -> None:
     call("energyd", "register", "--lake", lake, "--ledger", ledger)
     hour = lake / "samples" / "host=aa" / DAY / "16.parquet"

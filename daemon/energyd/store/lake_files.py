@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -106,8 +107,8 @@ class FolderLake:
         with self._explained(self._root):
             self._is_there()
             for part in (*TABLES, HOSTS):
-                for folder, _, names in os.walk(self._root / part):
-                    below = Path(folder).relative_to(self._root)
+                for folder, _, names in os.walk(f"{self._root}/{part}"):
+                    below = folder.removeprefix(f"{self._root}/")
                     yield from (f"{below}/{name}" for name in names)
 
     def _is_there(self) -> None:
@@ -221,7 +222,7 @@ class S3Lake:
             raise LakeRefused(f"{name}: no such bucket\n  cure: make it, or another --lake") from error
         except (known.BaseError, OSError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            if "403" in why or "Forbidden" in why:
+            if re.search(r"\b403\b|Forbidden", why):
                 raise LakeRefused(f"{name}: S3 says forbidden\n  cure: the key, or its policy") from error
             raise LakeUnreachable(
                 f"{name}: {why.partition(', after')[0][:160]}\n  cure: none needed, it is tried again"

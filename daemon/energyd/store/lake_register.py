@@ -51,7 +51,8 @@ def register(lake_url: str, ledger_url: str, keys_file: Path | None = None) -> R
     done = Registered(hosts=len(hosts))
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as con:
         try:
-            attach_ledger(con, ledger_url, keys, read_only=False, data=where.url)
+            # Of a new ledger the first registrar makes the tables, and another at that moment fails.
+            _again(lambda: attach_ledger(con, ledger_url, keys, read_only=False, data=where.url))
             _in_turn(con, lambda: _make_tables(con))
             _in_turn(con, lambda: _tell_hosts(con, hosts))
             for table in TABLES:
@@ -68,14 +69,26 @@ def register(lake_url: str, ledger_url: str, keys_file: Path | None = None) -> R
 
 def _in_turn(con: duckdb.DuckDBPyConnection, work: Callable[[], object]) -> None:
     """Do it in one transaction, again if another registrar's came first. Raises duckdb.Error, LakeError."""
-    for left in reversed(range(TRIES)):
+
+    def whole() -> None:
+        con.execute("BEGIN")
         try:
-            con.execute("BEGIN")
             work()
             con.execute("COMMIT")
+        except BaseException:
+            _rollback(con)
+            raise
+
+    _again(whole)
+
+
+def _again(work: Callable[[], object]) -> None:
+    """Do it, and again while others are first. Raises duckdb.Error, LakeError."""
+    for left in reversed(range(TRIES)):
+        try:
+            work()
             return
         except duckdb.Error as error:
-            _rollback(con)
             text = str(error).lower()
             if "conflict" not in text and "already exists" not in text and "duplicate key" not in text:
                 raise
