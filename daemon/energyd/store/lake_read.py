@@ -21,7 +21,7 @@ import duckdb
 
 from energyd.store import DATED, HOUR_NS, counting
 from energyd.store.base import first_line, lake_rows, quoted
-from energyd.store.lake import HOSTS, Address, LakeError, LakeRefused, LakeUnreachable, address, parse
+from energyd.store.lake import HOSTS, LakeError, LakeRefused, LakeUnreachable, address, parse
 from energyd.store.lake_files import Lake, open_lake
 from energyd.store.lake_keys import ENV_KEYS, read_keys
 from energyd.store.lake_told import fingerprint, told_by
