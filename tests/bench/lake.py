@@ -84,8 +84,10 @@ def measure(bench: Bench, scratch: Path) -> None:
             place = hosts // 2
             found = ask(url, question.format(host=host_name(place), day=date, device=place * 256 + 1))
             bench.raw[f"{name}: {what}"] = found
-            note = f"first {found['took'][0]:.2f} s; opening {found['opened']:.2f} s; {found['rows']} rows; "
-            bench.add(f"{name}: {what}", min(found["took"]), "s", target=target,
+            again = f"again {found['took'][-1]:.2f} s; " if len(found["took"]) > 1 else ""
+            note = f"of it opening {found['opened']:.2f} s; {again}{found['rows']} rows; "
+            # What somebody waits who asks: what was learnt is read once, by the first question of a reader.
+            bench.add(f"{name}: {what}", found["opened"] + found["took"][0], "s", target=target,
                       note=note + f"{found['peak_mib']:.0f} MiB")  # fmt: skip
 
 

@@ -254,6 +254,8 @@ def test_an_s3_that_does_not_answer_or_has_no_such_bucket_is_told_in_three_lines
     assert "no such bucket" in none.error
     assert none.for_good
     assert len(Outbox(store).waiting()) == 6
+    with pytest.raises(LakeRefused, match="no such bucket"):
+        list(lake_files.open_lake(address("s3://no-such-bucket/x"), read_keys(keys)).names())
 
 
 def test_no_error_and_no_argv_ever_holds_a_secret(store: Path, s3: S3, tmp_path: Path) -> None:

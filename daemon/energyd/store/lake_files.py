@@ -222,8 +222,11 @@ class S3Lake:
             raise LakeRefused(f"{name}: no such bucket\n  cure: make it, or another --lake") from error
         except (known.BaseError, OSError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
+            if "NoSuchBucket" in str(error):  # of a list, which says it in its own way
+                raise LakeRefused(f"{name}: no such bucket\n  cure: make it, or another --lake") from error
             if re.search(r"\b403\b|Forbidden", why):
                 raise LakeRefused(f"{name}: S3 says forbidden\n  cure: the key, or its policy") from error
             raise LakeUnreachable(
-                f"{name}: {why.partition(', after')[0][:160]}\n  cure: none needed, it is tried again"
+                f"{name}: {why.partition(', after')[0][:160]}\n"
+                "  cure: is it up, and AWS_ENDPOINT_URL right? What waits to be shipped is tried again"
             ) from error

@@ -21,7 +21,7 @@ import duckdb
 
 from energyd.store import DATED, HOUR_NS, counting
 from energyd.store.base import first_line, lake_rows, quoted
-from energyd.store.lake import HOSTS, LakeError, LakeRefused, LakeUnreachable, address, parse
+from energyd.store.lake import LakeError, LakeRefused, LakeUnreachable, address, parse, told_host
 from energyd.store.lake_files import Lake, open_lake
 from energyd.store.lake_keys import ENV_KEYS, read_keys
 from energyd.store.lake_told import fingerprint, told_by
@@ -131,7 +131,8 @@ class LakeReader(Reader):
         if isinstance(error, duckdb.IOException):
             return "404" in text
         paths = (path for paths in parts.sealed.values() for path in paths)
-        found = {p: first_line(error)[:120] for p in paths if p in text and p not in self.left_out}
+        why = f"cannot be read: {first_line(error).partition(' in file')[0].partition(' of file')[0][:120]}"
+        found = {p: why for p in paths if p in text and p not in self.left_out}
         self.left_out |= found
         return bool(found)
 
@@ -204,8 +205,8 @@ def look_through(lake: Lake) -> tuple[dict[str, dict[str, Any]], dict[str, list[
         if (segment := parse(key)) is not None:
             folders.setdefault((segment.table, segment.host, segment.day), set()).add(segment.name)
             hosts.setdefault(segment.host, {})
-        elif key.startswith(f"{HOSTS}/host=") and key.endswith(".json"):
-            said[key.removeprefix(f"{HOSTS}/host=").removesuffix(".json")] = key
+        elif (host := told_host(key)) is not None:
+            said[host] = key
     with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:  # a thousand hosts in turn take half a minute
         hosts |= zip(said, pool.map(lambda key: told_by(lake, key), said.values()), strict=True)
     found: dict[str, list[str]] = {}
@@ -311,6 +312,8 @@ def explained(url: str, error: duckdb.Error) -> ReadError:
         )
     if "could not connect" in text or "Connection refused" in text or "connection to server" in text:
         return LakeAway(f"{url}: PostgreSQL does not answer\n  cure: try again, or look after it")
+    if re.search(r"Could not (connect|establish)|[Tt]imed? ?out", text):
+        return LakeAway(f"{url}: {first_line(error)[:200]}\n  cure: try again, or look after it")
     if re.search(r"\b403\b|[Pp]ermission denied", text):
         return LakeForbidden(f"{url}: forbidden: {first_line(error)[:160]}\n  cure: other credentials")
     return LakeUnusable(f"cannot read the lake {url}: {first_line(error)[:200]}\n  cure: docs/fleet.md")
