@@ -108,6 +108,24 @@ def test_a_segment_of_a_newer_release_is_left_out_named_and_harms_no_other(
     assert "12 segments added" in done.stderr
 
 
+def test_a_segment_cut_in_the_lake_is_named_whether_registered_or_not(
+    call: Call, lake: Path, ledger: str
+) -> None:
+    first, later = (lake / "energies" / f"host={host}" / DAY / "16.parquet" for host in ("aa", "bb"))
+    whole = later.read_bytes()
+    later.write_bytes(whole[:300])
+    done = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert done.returncode == 4
+    assert f"energies/host=bb/{DAY}/16.parquet cannot be read" in done.stderr
+    later.write_bytes(whole)  # put there again
+    assert "1 segments added" in call("energyd", "register", "--lake", lake, "--ledger", ledger).stderr
+    first.write_bytes(first.read_bytes()[:300])
+    done = call("energyq", "runs", "--lake", ledger)
+    assert done.returncode == 78
+    assert str(first) in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
 def test_a_wrong_password_and_a_silent_server_are_told_in_three_lines(
     call: Call, lake: Path, ledger: str
 ) -> None:
