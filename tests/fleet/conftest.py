@@ -192,6 +192,13 @@ class Postgres:
             assert time.monotonic() < deadline, done.stderr
             time.sleep(0.1)
 
+    def sql(self, database: str, statement: str) -> None:
+        """Run a statement as the one who owns everything."""
+        subprocess.run(
+            ["psql", "-h", str(self._folder), "-p", str(self.port), "-U", "energy", "-d", database,
+             "-qc", statement], env={**os.environ, "PGPASSWORD": "secret"}, check=True,
+        )  # fmt: skip
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()

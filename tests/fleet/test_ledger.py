@@ -143,6 +143,23 @@ def test_a_wrong_password_and_a_silent_server_are_told_in_three_lines(
     assert "PostgreSQL does not answer" in done.stderr
 
 
+def test_a_role_that_may_only_select_can_ask(
+    call: Call, lake: Path, ledger: str, postgres: Postgres
+) -> None:
+    call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    database = ledger.rpartition("/")[2]
+    postgres.sql(database, "CREATE ROLE asker LOGIN PASSWORD 'secret'")
+    postgres.sql(database, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO asker")
+    as_asker = ledger.replace("energy@", "asker@")
+    assert asked(call, as_asker, "SELECT count(*) AS n FROM samples") == [{"n": 18000}]
+    done = call("energyd", "register", "--lake", lake, "--ledger", as_asker)
+    assert done.returncode in (0, 5), done.stderr  # nothing to add, or refused
+    (lake / "hosts" / "host=aa.json").write_text('{"hostname": "another"}')
+    done = call("energyd", "register", "--lake", lake, "--ledger", as_asker)
+    assert done.returncode == 5, done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
 def test_a_question_cannot_change_a_ledger(call: Call, lake: Path, ledger: str) -> None:
     call("energyd", "register", "--lake", lake, "--ledger", ledger)
     trick = "SELECT * FROM postgres_execute('__ducklake_metadata_lake', 'DELETE FROM ducklake_data_file')"

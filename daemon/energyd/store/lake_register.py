@@ -22,9 +22,10 @@ from energyd.store import TABLES, is_hour_file
 from energyd.store.base import first_line, quoted
 from energyd.store.columns import schema
 from energyd.store.lake import Address, LakeError, LakeUnreachable, Segment, address, parse
+from energyd.store.lake_attach import LEDGER, attach_ledger, check_ledger, explained
 from energyd.store.lake_files import open_lake
 from energyd.store.lake_keys import read_keys
-from energyd.store.lake_read import LEDGER, attach_ledger, check_ledger, explained, look_through
+from energyd.store.lake_read import look_through
 
 BATCH: Final = 200
 """Segments a transaction: each is a row in PostgreSQL, and some a column; a commit costs as much as a few."""
