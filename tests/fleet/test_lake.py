@@ -202,6 +202,11 @@ def test_a_hosts_wall_clock_that_goes_wrong_is_told_and_not_hidden(
     assert "bb.example" in done.stdout
     assert "+5.02 ± 0.10" in done.stdout
     assert "the clocks of hosts bb go wrong" in done.stdout
+    page = tmp_path / "r.html"
+    done = energyq("--lake", copy, "report", "r1", "-o", page)
+    assert done.returncode == 0, done.stderr
+    for told in ("bb.example", "+5.02 ± 0.10", "the clocks of hosts bb go wrong"):
+        assert told in page.read_text()
 
 
 def test_files_of_two_releases_are_read_together(lake: Path, tmp_path: Path) -> None:
