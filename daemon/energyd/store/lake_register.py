@@ -196,10 +196,11 @@ def _strange(con: duckdb.DuckDBPyConnection, where: Address, segment: Segment) -
     ours = dict(schema()[segment.table])
     file = quoted(f"{where.url}/{segment.key}")
     try:
-        found = con.execute(
-            "SELECT column_name, column_type FROM"
-            f" (DESCRIBE FROM read_parquet({file}, hive_partitioning = false))"
-        ).fetchall()
+        with con.cursor() as look:  # a file that cannot be read must not end the batch's transaction
+            found = look.execute(
+                "SELECT column_name, column_type FROM"
+                f" (DESCRIBE FROM read_parquet({file}, hive_partitioning = false))"
+            ).fetchall()
     except duckdb.Error as error:
         return f"cannot be read: {first_line(error)[:120]}"
     if newer := sorted(name for name, _ in found if name not in ours):
