@@ -35,17 +35,23 @@ def show_hosts(reader: Reader, run_id: str | None, format_: str | None, output: 
     if chosen(format_, output) != "table":
         write(reader.sql(query, params), format_, output)
         return whole
+    columns, cells = host_cells(rows, of_run=run_id is not None)
+    with opened(output) as out:
+        print_table(columns, [name not in _WORDS for name in columns], cells, out)
+        out.writelines(f"{note}\n" for note in clock_notes(rows))
+        for row in rows:
+            if row.get("reason"):
+                out.write(f"{row['host']}: {row['reason']}\n")
+    return whole
+
+
+def host_cells(rows: list[Row], *, of_run: bool) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows as text) of `hosts`, or of `run_hosts`. The first two columns are words."""
     columns: dict[str, Callable[[Row], str]] = {
         "host": lambda r: r["host"],
         "name": lambda r: r["hostname"] or NONE,
     }
-    if run_id is None:
-        columns |= {
-            "release": lambda r: r["version"] or NONE,
-            "devices": lambda r: str(r["n_devices"]),
-            "shipped until (UTC)": lambda r: moment(r["shipped_until_ns"]),
-        }
-    else:
+    if of_run:
         columns |= {
             "stages": lambda r: str(r["n_stages"]),
             "began (UTC)": lambda r: moment(r["t0_ns"]),
@@ -54,18 +60,22 @@ def show_hosts(reader: Reader, run_id: str | None, format_: str | None, output: 
             "total J": lambda r: figures(r["total_j"]),
             "± J": lambda r: figures(r["u_random_j"], 2),
         }
+    else:
+        columns |= {
+            "release": lambda r: r["version"] or NONE,
+            "devices": lambda r: str(r["n_devices"]),
+            "shipped until (UTC)": lambda r: moment(r["shipped_until_ns"]),
+        }
     columns["wall clock, s"] = _clock
-    with opened(output) as out:
-        cells = [[cell(r) for cell in columns.values()] for r in rows]
-        print_table(list(columns), [name not in _WORDS for name in columns], cells, out)
-        out.write("wall clock: ahead of the lake's (+) or behind it (-) when the host shipped last\n")
-        wrong = ", ".join(r["host"] for r in rows if _is_wrong(r))
-        if wrong:
-            out.write(f"the clocks of hosts {wrong} go wrong: their times do not compare, their joules do\n")
-        for row in rows:
-            if row.get("reason"):
-                out.write(f"{row['host']}: {row['reason']}\n")
-    return whole
+    return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
+
+
+def clock_notes(rows: list[Row]) -> list[str]:
+    """What a reader must know of the column `wall clock`, and whose goes wrong."""
+    notes = ["wall clock: ahead of the lake's (+) or behind it (-) when the host shipped last"]
+    if wrong := ", ".join(r["host"] for r in rows if _is_wrong(r)):
+        notes.append(f"the clocks of hosts {wrong} go wrong: their times do not compare, their joules do")
+    return notes
 
 
 def _clock(row: Row) -> str:

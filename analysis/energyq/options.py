@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +15,10 @@ from energyq.formats import FORMATS
 
 if TYPE_CHECKING:
     from energyd.store.read import Reader
+
+
+NAMED: Final = 2
+"""Damaged files that are named, of however many."""
 
 
 class Finite(click.FloatRange):
@@ -75,8 +80,10 @@ def open_store(settings: dict[str, Any]) -> Iterator[Reader]:
         else open_reader(settings["store"] or default_store(), endpoint=settings["endpoint"])
     ) as reader:
         yield reader
-        for path, why in reader.left_out.items():
+        for path, why in islice(reader.left_out.items(), NAMED):
             click.echo(f"energyq: the rows of {path} are left out: it {why}", err=True)
+        if (more := len(reader.left_out) - NAMED) > 0:
+            click.echo(f"  and those of {more} more files", err=True)
         if reader.left_out:
             cure = "stop the daemon, then `energyd recover`"
             click.echo(f"  cure: {cure if lake is None else 'put it there again from its host'}", err=True)

@@ -11,6 +11,7 @@ from energyq import figure_power
 from energyq.drawing import Drawing
 from energyq.figure_power import Span, Trace
 from energyq.find import Refused, question
+from energyq.hosts import clock_notes, host_cells
 from energyq.notes import FLAGS
 from energyq.numbers import NONE, energy_unit, figures, percent, share_percent, whole
 from energyq.page import figure, heading, items, page, paragraph, section, table
@@ -66,6 +67,7 @@ def _about_run(
         paragraph(_verdict(total)),
         section("Power", trace(drawing) if drawing is not None else ""),
         section("Stages", _stages(stages), items(_flags(stages))),
+        _hosts(reader, run_id) if reader.source == "lake" else "",
         section("Measured with", devices_table(devices), items(_environment(about[0] if about else {}))),
     ]
     return [part for part in parts if part], drawing
@@ -110,7 +112,8 @@ def power_drawing(
     reader: Reader, charged: list[Row], stages: list[Row], name: str, most: int
 ) -> Drawing | None:
     """The trace of the devices charged to a run, and its stages; `most`: pieces of all devices together."""
-    newest = reader.newest_t_ns
+    # Of a lake, the newest sample is in any of thousands of files.
+    newest = reader.newest_t_ns if any(s["t1_ns"] is None for s in stages) else None
     ends = [newest if s["t1_ns"] is None else s["t1_ns"] for s in stages]  # an open one goes on until now
     t0, t1 = min(s["t0_ns"] for s in stages), max((e for e in ends if e is not None), default=None)
     if t1 is None or t1 <= t0:
@@ -133,6 +136,13 @@ def power_drawing(
     ]
     title = f"Power of run {stages[0]['run']}"
     return figure_power.draw(title, traces, spans, seconds, pieces, name)
+
+
+def _hosts(reader: Reader, run_id: str) -> str:
+    """What the run took on each host, and how their wall clocks go, which the trace puts on one axis."""
+    rows = reader.sql(question("run_hosts"), {"run_id": run_id}).dicts()
+    columns, cells = host_cells(rows, of_run=True)
+    return section("Hosts", table(columns, cells, words=2), items(clock_notes(rows)))
 
 
 def _stages(stages: list[Row]) -> str:

@@ -3,8 +3,8 @@
     python tests/bench/lake.py [--lake FOLDER] [--ledger URL] [--quick] [--out DIR]
 
 Asked of the bare folder (make_lake.py's) through energyq's own door, each question in a process of its own;
-with --ledger (and a Python that has the extra `fleet`) those that have a target of DuckLake on PostgreSQL,
-into a file of its own.
+with --ledger (and a Python that has the extra `fleet`) of DuckLake on PostgreSQL, all but the one that reads
+every sample, into a file of its own.
 """
 
 from __future__ import annotations
@@ -79,13 +79,15 @@ def measure(bench: Bench, scratch: Path) -> None:
     bench.add("size of its samples", size / 1e9, "GB", note=f"{size / samples:.2f} bytes a sample")
     name, url = ("ledger", bench.options.ledger) if bench.options.ledger else ("folder", str(lake))
     for what, (question, target) in QUESTIONS.items():
-        if name == "folder" or target is not None:
+        if name == "folder" or "all samples" not in what:
             date = time.strftime("%Y-%m-%d", time.gmtime((FIRST_DAY + days // 2) * DAY_S))
             place = hosts // 2
             found = ask(url, question.format(host=host_name(place), day=date, device=place * 256 + 1))
             bench.raw[f"{name}: {what}"] = found
-            note = f"first {found['took'][0]:.2f} s; opening {found['opened']:.2f} s; {found['rows']} rows; "
-            bench.add(f"{name}: {what}", min(found["took"]), "s", target=target,
+            again = f"again {found['took'][-1]:.2f} s; " if len(found["took"]) > 1 else ""
+            note = f"of it opening {found['opened']:.2f} s; {again}{found['rows']} rows; "
+            # What somebody waits who asks: what was learnt is read once, by the first question of a reader.
+            bench.add(f"{name}: {what}", found["opened"] + found["took"][0], "s", target=target,
                       note=note + f"{found['peak_mib']:.0f} MiB")  # fmt: skip
 
 

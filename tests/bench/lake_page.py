@@ -26,7 +26,7 @@ def page() -> str:
         "# Answers over a fleet",
         "",
         "Written by `make bench-lake`. The lake is generated (`tests/bench/make_lake.py`): the joules are",
-        "nobody's, the times are this machine's.",
+        "nobody's, the times are this machine's, from opening the lake to the last row of the answer.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux",
         f"{machine['kernel']}, load {machine['load']}; commit {machine['commit']};",

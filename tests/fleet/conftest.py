@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -59,26 +60,52 @@ def await_port(host: str, port: int, within_s: float = 60.0) -> None:
     raise AssertionError(f"nobody listens on {host}:{port}")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    """Moto's S3 server on this machine."""
-    pytest.importorskip("moto")
-    import boto3
+class S3Server:
+    """Moto's S3 server on this machine, with one bucket."""
 
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def __init__(self) -> None:
+        import boto3
+
+        port = free_port()
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            await_port("127.0.0.1", port)
+            self.s3 = S3(f"http://127.0.0.1:{port}")
+            self._client = boto3.client(
+                "s3", endpoint_url=self.s3.endpoint, aws_access_key_id=self.s3.key_id,
+                aws_secret_access_key=self.s3.secret, region_name="us-east-1",
+            )  # fmt: skip
+            self._client.create_bucket(Bucket=self.s3.bucket)
+        except BaseException:
+            self.stop()
+            raise
+
+    def cut(self, key: str) -> None:
+        """Leave the first half of an object, as a copy does that was not finished."""
+        whole = self._client.get_object(Bucket=self.s3.bucket, Key=key)["Body"].read()
+        self._client.put_object(Bucket=self.s3.bucket, Key=key, Body=whole[: len(whole) // 2])
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def start_s3() -> Iterator[S3Server]:
+    server = S3Server()
     try:
-        await_port("127.0.0.1", port)
-        server = S3(f"http://127.0.0.1:{port}")
-        boto3.client(
-            "s3", endpoint_url=server.endpoint, aws_access_key_id=server.key_id,
-            aws_secret_access_key=server.secret, region_name="us-east-1",
-        ).create_bucket(Bucket=server.bucket)  # fmt: skip
         yield server
     finally:
-        process.kill()
-        process.wait()
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3]:
+    """An S3 server for all tests of a file."""
+    pytest.importorskip("moto")
+    with start_s3() as server:
+        yield server.s3
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +191,13 @@ class Postgres:
                 return f"postgresql://energy@{self._address}:{self.port}/{database}"
             assert time.monotonic() < deadline, done.stderr
             time.sleep(0.1)
+
+    def sql(self, database: str, statement: str) -> None:
+        """Run a statement as the one who owns everything."""
+        subprocess.run(
+            ["psql", "-h", str(self._folder), "-p", str(self.port), "-U", "energy", "-d", database,
+             "-qc", statement], env={**os.environ, "PGPASSWORD": "secret"}, check=True,
+        )  # fmt: skip
 
     def stop(self) -> None:
         if self._process is not None:

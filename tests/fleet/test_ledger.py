@@ -71,6 +71,17 @@ def test_registered_twice_it_is_there_once_and_answers_as_the_folder_does(
         assert asked(call, ledger, query) == asked(call, lake, query), query
 
 
+def test_several_that_begin_a_ledger_at_once_add_each_segment_once(
+    lake: Path, ledger: str, fleet_python: str
+) -> None:
+    command = [fleet_python, "-m", "energyd", "register", "--lake", str(lake), "--ledger", ledger]
+    env = {**os.environ, "PYTHONPATH": PATHS, "PGPASSWORD": "secret"}
+    many = [subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=110)[1] for process in many]
+    assert [process.returncode for process in many] == [0] * 4, said
+    assert sum(int(text.split()[0]) for text in said) == 12  # whoever's turn it is, table by table
+
+
 def test_a_days_file_takes_the_place_of_its_hours(call: Call, lake: Path, ledger: str) -> None:
     call("energyd", "register", "--lake", lake, "--ledger", ledger)
     hour = lake / "samples" / "host=aa" / DAY / "16.parquet"
@@ -97,6 +108,24 @@ def test_a_segment_of_a_newer_release_is_left_out_named_and_harms_no_other(
     assert "12 segments added" in done.stderr
 
 
+def test_a_segment_cut_in_the_lake_is_named_whether_registered_or_not(
+    call: Call, lake: Path, ledger: str
+) -> None:
+    first, later = (lake / "energies" / f"host={host}" / DAY / "16.parquet" for host in ("aa", "bb"))
+    whole = later.read_bytes()
+    later.write_bytes(whole[:300])
+    done = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert done.returncode == 4
+    assert f"energies/host=bb/{DAY}/16.parquet cannot be read" in done.stderr
+    later.write_bytes(whole)  # put there again
+    assert "1 segments added" in call("energyd", "register", "--lake", lake, "--ledger", ledger).stderr
+    first.write_bytes(first.read_bytes()[:300])
+    done = call("energyq", "runs", "--lake", ledger)
+    assert done.returncode == 78
+    assert str(first) in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
 def test_a_wrong_password_and_a_silent_server_are_told_in_three_lines(
     call: Call, lake: Path, ledger: str
 ) -> None:
@@ -112,6 +141,23 @@ def test_a_wrong_password_and_a_silent_server_are_told_in_three_lines(
     done = call("energyq", "runs", "--lake", "postgresql://energy@127.0.0.1:1/x")
     assert done.returncode == 75, done.stderr
     assert "PostgreSQL does not answer" in done.stderr
+
+
+def test_a_role_that_may_only_select_can_ask(
+    call: Call, lake: Path, ledger: str, postgres: Postgres
+) -> None:
+    call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    database = ledger.rpartition("/")[2]
+    postgres.sql(database, "CREATE ROLE asker LOGIN PASSWORD 'secret'")
+    postgres.sql(database, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO asker")
+    as_asker = ledger.replace("energy@", "asker@")
+    assert asked(call, as_asker, "SELECT count(*) AS n FROM samples") == [{"n": 18000}]
+    done = call("energyd", "register", "--lake", lake, "--ledger", as_asker)
+    assert done.returncode in (0, 5), done.stderr  # nothing to add, or refused
+    (lake / "hosts" / "host=aa.json").write_text('{"hostname": "another"}')
+    done = call("energyd", "register", "--lake", lake, "--ledger", as_asker)
+    assert done.returncode == 5, done.stderr
+    assert len(done.stderr.splitlines()) <= 3
 
 
 def test_a_question_cannot_change_a_ledger(call: Call, lake: Path, ledger: str) -> None:

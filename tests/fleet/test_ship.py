@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import duckdb
@@ -254,6 +256,8 @@ def test_an_s3_that_does_not_answer_or_has_no_such_bucket_is_told_in_three_lines
     assert "no such bucket" in none.error
     assert none.for_good
     assert len(Outbox(store).waiting()) == 6
+    with pytest.raises(LakeRefused, match="no such bucket"):
+        list(lake_files.open_lake(address("s3://no-such-bucket/x"), read_keys(keys)).names())
 
 
 def test_no_error_and_no_argv_ever_holds_a_secret(store: Path, s3: S3, tmp_path: Path) -> None:
@@ -314,6 +318,49 @@ def _write_as_nobody(store: Path, folder: Path) -> None:
     assert "uid 65534 may not write" in done.stderr
     assert "another host's partition" in done.stderr
     assert not any((lake / "samples" / "host=bb").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed: not root")
+def test_who_may_not_read_a_partition_is_told_and_gets_no_answer_without_it(store: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Path(folder)
+        lake.chmod(0o755)
+        send(store, lake, "aa")
+        for part in lake.iterdir():
+            part.chmod(0o755)  # each host's own partition is for its group
+        code = "import sys; from energyd.store.read import open_lake; open_lake(sys.argv[1])"
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", code,
+             folder], capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert "LakeForbidden: uid 65534 may not read" in done.stderr
+    assert "host=aa" in done.stderr
+
+
+def test_a_wall_clock_that_s3_does_not_take_is_told_as_such(store: Path, tmp_path: Path) -> None:
+    """Above 15 minutes S3 refuses what is signed; it says forbidden, as of wrong credentials."""
+
+    class Skewed(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = b"<Error><Code>RequestTimeTooSkewed</Code></Error>"
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Skewed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        keys = S3(f"http://127.0.0.1:{server.server_port}").write_keys(tmp_path / "keys")
+        done = send(store, "s3://fleet/x", "aa", keys=str(keys))
+        server.shutdown()
+    assert done.error is not None
+    assert "the wall clock here is too far off for S3" in done.error
+    assert not done.for_good
+    assert len(Outbox(store).waiting()) == 6
 
 
 def test_a_folder_is_written_whole_or_not_at_all(

@@ -15,13 +15,12 @@ import duckdb
 
 from energyd.store import DATED, TABLES, counting, folders_counting, hour_of_sealed, names_in
 from energyd.store.columns import schema
-from energyd.store.needed import HERE, VIEW_FILES, definitions
+from energyd.store.needed import HERE, definitions
 
 ROW_GROUP: Final = 245_760
 """Rows between two zone maps of a day's file: 82 minutes of one device at 50 Hz. Of 1 B samples in 29 files,
 one minute is found in 0.04 s; half as many rows in a group take 0.07 s, for all zone maps are looked at."""
 COMMENT_FILE: Final = "comments.sql"
-_OF_A_LAKE: Final = re.compile(r"/\*lake (.*?)\*/", re.DOTALL)
 PASSED_ON: Final = {"runs_log": "runs", "stages_log": "stages"}
 """Tables whose view has another name; their columns keep the comments of schema.sql."""
 
@@ -87,17 +86,8 @@ def create_views(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(statement)
 
 
-def create_lake_views(con: duckdb.DuckDBPyConnection) -> None:
-    """The same of a lake, with its hosts, on `lake_relation`s and `raw_hosts`."""
-    con.execute((HERE / "lake_macros.sql").read_text())
-    for name in VIEW_FILES:
-        text = _OF_A_LAKE.sub(r"\1", (HERE / name).read_text())
-        con.execute(text.replace("::UTINYINT", "::INTEGER"))  # a lake has more than 256 devices
-    con.execute((HERE / "lake.sql").read_text())
-
-
-def lake_view(table: str, relation: str | None) -> str:
-    """The statement that makes `raw_<table>` of a lake, from a relation that has its columns, host and day.
+def lake_rows(table: str, relation: str | None) -> str:
+    """The question for `raw_<table>` of a lake, from a relation that has its columns, host and day.
 
     Its devices are numbers of the whole lake: a host's place among all of them, times 256, plus his own.
     """
@@ -113,7 +103,7 @@ def lake_view(table: str, relation: str | None) -> str:
     if relation is None:
         nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schema()[table])
         relation = f"(SELECT NULL::VARCHAR AS host, NULL::DATE AS day, {nulls} WHERE false)"
-    return f"CREATE OR REPLACE VIEW raw_{table} AS SELECT {', '.join(parts)} FROM {relation}"
+    return f"SELECT {', '.join(parts)} FROM {relation}"
 
 
 def create_comments(con: duckdb.DuckDBPyConnection) -> None:

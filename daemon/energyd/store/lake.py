@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from energyd.store import DAY_FILE, TABLES, THIN_FILE, is_hour_file
+from energyd.store import DAY_FILE, TABLES, THIN_FILE, end_hour, is_hour_file
 
 HOSTS: Final = "hosts"
 HOST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -67,7 +67,17 @@ def parse(key: str) -> Segment | None:
         return None
     if not (is_hour_file(found[4]) or found[4] in (DAY_FILE, THIN_FILE)):
         return None
+    try:
+        end_hour(found[3])
+    except ValueError:  # day=2025-13-01
+        return None
     return Segment(*found.groups())
+
+
+def told_host(key: str) -> str | None:
+    """Whose words lie under a path below a lake; None for whatever else lies there."""
+    host = key.removeprefix(f"{HOSTS}/host=").removesuffix(".json")
+    return host if key == host_file(host) and HOST_ID.fullmatch(host) else None
 
 
 def host_file(host: str) -> str:
@@ -96,7 +106,7 @@ class Address:
 
 def address(text: str) -> Address:
     """Read a lake's address: /a/folder, file:///a/folder or s3://bucket/prefix. Raises LakeError."""
-    if "://" not in text:
+    if "://" not in text and text:
         return Address(None, str(Path(text).absolute()))
     parts = urlsplit(text)
     if parts.scheme == "file" and not parts.netloc and parts.path:
@@ -108,4 +118,4 @@ def address(text: str) -> Address:
         )
     if parts.scheme == "s3" and parts.netloc:
         return Address(parts.netloc, parts.path.strip("/"))
-    raise LakeError(f"cannot ship to {text}\n  cure: a folder, or s3://BUCKET/PREFIX")
+    raise LakeError(f"{text or 'nothing'} is no address of a lake\n  cure: a folder, or s3://BUCKET/PREFIX")

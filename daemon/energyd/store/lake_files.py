@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ class FolderLake:
 
     def read(self, key: str) -> bytes | None:
         """As Lake has it."""
-        with self._explained(self._root / key):
+        with self._explained(self._root / key, "read"):
             try:
                 return (self._root / key).read_bytes()
             except FileNotFoundError:
@@ -103,11 +104,11 @@ class FolderLake:
 
     def names(self) -> Iterator[str]:
         """As Lake has it."""
-        with self._explained(self._root):
+        with self._explained(self._root, "read"):
             self._is_there()
             for part in (*TABLES, HOSTS):
-                for folder, _, names in os.walk(self._root / part):
-                    below = Path(folder).relative_to(self._root)
+                for folder, _, names in os.walk(f"{self._root}/{part}", onerror=_unless_gone):
+                    below = folder.removeprefix(f"{self._root}/")
                     yield from (f"{below}/{name}" for name in names)
 
     def _is_there(self) -> None:
@@ -126,18 +127,29 @@ class FolderLake:
             aside.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
+    def _explained(self, path: Path, doing: str = "write") -> Iterator[None]:
         try:
             yield
         except PermissionError as error:
+            if doing == "read":
+                raise LakeRefused(
+                    f"uid {os.geteuid()} may not read {error.filename or path}\n"
+                    "  cure: become a member of that folder's group, or ask the lake's owner"
+                ) from error
             raise LakeRefused(
                 f"uid {os.geteuid()} may not write {error.filename or path}: another host's partition?\n"
                 "  cure: give that folder to the daemon's user (docs/fleet.md)"
             ) from error
         except OSError as error:
             raise LakeUnreachable(
-                f"cannot write {path}: {error.strerror}\n  cure: mount it, or make room; it is tried again"
+                f"cannot {doing} {path}: {error.strerror}\n  cure: mount it, or make room; it is tried again"
             ) from error
+
+
+def _unless_gone(error: OSError) -> None:
+    """What os.walk shall do about a folder that it cannot read: an answer without its rows is none."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 class S3Lake:
@@ -213,6 +225,11 @@ class S3Lake:
         except LakeError:
             raise
         except (known.PermissionDeniedError, known.UnauthenticatedError) as error:
+            if "RequestTimeTooSkewed" in str(error):
+                raise LakeUnreachable(
+                    f"{name}: the wall clock here is too far off for S3\n"
+                    "  cure: set it (NTP); what waits is shipped then"
+                ) from error
             raise LakeRefused(
                 f"{name}: the credentials are wrong, or not for this host's partition (S3 says forbidden)\n"
                 "  cure: the key in --lake-keys or AWS_ACCESS_KEY_ID; its policy (docs/fleet.md)"
@@ -221,8 +238,11 @@ class S3Lake:
             raise LakeRefused(f"{name}: no such bucket\n  cure: make it, or another --lake") from error
         except (known.BaseError, OSError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            if "403" in why or "Forbidden" in why:
+            if "NoSuchBucket" in str(error):  # of a list, which says it in its own way
+                raise LakeRefused(f"{name}: no such bucket\n  cure: make it, or another --lake") from error
+            if re.search(r"\b403\b|Forbidden", why):
                 raise LakeRefused(f"{name}: S3 says forbidden\n  cure: the key, or its policy") from error
             raise LakeUnreachable(
-                f"{name}: {why.partition(', after')[0][:160]}\n  cure: none needed, it is tried again"
+                f"{name}: {why.partition(', after')[0][:160]}\n"
+                "  cure: is it up, and AWS_ENDPOINT_URL right? What waits to be shipped is tried again"
             ) from error

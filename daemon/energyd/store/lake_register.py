@@ -22,9 +22,10 @@ from energyd.store import TABLES, is_hour_file
 from energyd.store.base import first_line, quoted
 from energyd.store.columns import schema
 from energyd.store.lake import Address, LakeError, LakeUnreachable, Segment, address, parse
+from energyd.store.lake_attach import LEDGER, attach_ledger, check_ledger, explained
 from energyd.store.lake_files import open_lake
 from energyd.store.lake_keys import read_keys
-from energyd.store.lake_read import LEDGER, attach_ledger, check_ledger, explained, look_through
+from energyd.store.lake_read import look_through
 
 BATCH: Final = 200
 """Segments a transaction: each is a row in PostgreSQL, and some a column; a commit costs as much as a few."""
@@ -51,7 +52,8 @@ def register(lake_url: str, ledger_url: str, keys_file: Path | None = None) -> R
     done = Registered(hosts=len(hosts))
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as con:
         try:
-            attach_ledger(con, ledger_url, keys, read_only=False, data=where.url)
+            # Of a new ledger the first registrar makes the tables, and another at that moment fails.
+            _again(lambda: attach_ledger(con, ledger_url, keys, read_only=False, data=where.url))
             _in_turn(con, lambda: _make_tables(con))
             _in_turn(con, lambda: _tell_hosts(con, hosts))
             for table in TABLES:
@@ -68,14 +70,26 @@ def register(lake_url: str, ledger_url: str, keys_file: Path | None = None) -> R
 
 def _in_turn(con: duckdb.DuckDBPyConnection, work: Callable[[], object]) -> None:
     """Do it in one transaction, again if another registrar's came first. Raises duckdb.Error, LakeError."""
-    for left in reversed(range(TRIES)):
+
+    def whole() -> None:
+        con.execute("BEGIN")
         try:
-            con.execute("BEGIN")
             work()
             con.execute("COMMIT")
+        except BaseException:
+            _rollback(con)
+            raise
+
+    _again(whole)
+
+
+def _again(work: Callable[[], object]) -> None:
+    """Do it, and again while others are first. Raises duckdb.Error, LakeError."""
+    for left in reversed(range(TRIES)):
+        try:
+            work()
             return
         except duckdb.Error as error:
-            _rollback(con)
             text = str(error).lower()
             if "conflict" not in text and "already exists" not in text and "duplicate key" not in text:
                 raise
@@ -182,10 +196,11 @@ def _strange(con: duckdb.DuckDBPyConnection, where: Address, segment: Segment) -
     ours = dict(schema()[segment.table])
     file = quoted(f"{where.url}/{segment.key}")
     try:
-        found = con.execute(
-            "SELECT column_name, column_type FROM"
-            f" (DESCRIBE FROM read_parquet({file}, hive_partitioning = false))"
-        ).fetchall()
+        with con.cursor() as look:  # a file that cannot be read must not end the batch's transaction
+            found = look.execute(
+                "SELECT column_name, column_type FROM"
+                f" (DESCRIBE FROM read_parquet({file}, hive_partitioning = false))"
+            ).fetchall()
     except duckdb.Error as error:
         return f"cannot be read: {first_line(error)[:120]}"
     if newer := sorted(name for name, _ in found if name not in ours):

@@ -66,6 +66,8 @@ class Result:
 class Reader:
     """A store, open for questions. Use it in a `with`, or call `close`."""
 
+    _of_lake = False
+
     def __init__(self, store: Path, endpoint: str | None) -> None:
         self.store: Path | str = store  # of a lake: its address
         self._layout = Layout(store)
@@ -123,7 +125,7 @@ class Reader:
                 break
             except duckdb.Error as error:
                 if not (left and (vanished(error) or self._leave_out(error, self._parts))):
-                    raise explained(error, self.store) from error
+                    raise self._explained(error) from error
                 self._reload()
         return Result([d[0] for d in description], [str(d[1]) for d in description], self._stream(head))
 
@@ -137,7 +139,7 @@ class Reader:
         except duckdb.Error as error:
             if isinstance(error, duckdb.CatalogException) and self._make(None):
                 return self.write_parquet(query, path, params)
-            raise explained(error, self.store) from error
+            raise self._explained(error) from error
 
     def views(self) -> list[tuple[str, str, str, str, str]]:
         """(view, what it holds, column, type, what the column holds) of all that analysis may rely on."""
@@ -170,17 +172,18 @@ class Reader:
 
         Raises StoreUnreadable, StoreForbidden, DaemonUnresponsive.
         """
-        lacking = [name for name in needed(query) if name not in self._made]
+        lacking = [name for name in needed(query, lake=self._of_lake) if name not in self._made]
         for left in reversed(range(TRIES)):
             try:
                 for name in lacking:
                     if name not in self._made:
-                        self._con.execute(definitions().get(name) or self._raw_view(name))
+                        made = definitions(lake=self._of_lake).get(name)
+                        self._con.execute(made or self._raw_view(name))
                         self._made.add(name)
                 break
             except duckdb.Error as error:
                 if not (left and (vanished(error) or self._leave_out(error, self._parts))):
-                    raise explained(error, self.store, opening=True) from error
+                    raise self._explained(error, opening=True) from error
                 self._reload()
         return bool(lacking)
 
@@ -203,7 +206,7 @@ class Reader:
                 yield from head
                 head = self._con.fetchmany(BATCH_ROWS)
         except duckdb.Error as error:
-            raise explained(error, self.store) from error
+            raise self._explained(error) from error
 
     def _load(self) -> Parts:
         """Load what is newer than the files, and make anew the raw_ relations that are in use.
@@ -224,7 +227,7 @@ class Reader:
                     raise StoreUnreadable(self.store, f"{error.strerror}: {error.filename}") from error
             except duckdb.Error as error:
                 if not (left and (vanished(error) or self._leave_out(error, parts))):
-                    raise explained(error, self.store, opening=True) from error
+                    raise self._explained(error, opening=True) from error
             self._forget()
         assert parts is not None
         return parts
@@ -241,6 +244,10 @@ class Reader:
     def _reload(self) -> None:
         self._forget()
         self._parts = self._load()
+
+    def _explained(self, error: duckdb.Error, *, opening: bool = False) -> ReadError:
+        """DuckDB's error as one of ours."""
+        return explained(error, self.store, opening=opening)
 
     def _forget(self) -> None:
         """Drop the old hot tail, whichever kind it is."""

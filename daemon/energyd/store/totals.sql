@@ -178,20 +178,22 @@ CREATE VIEW raw_run_pieces AS
     list_sort(list_distinct(flatten(list(flags)))) AS flags,
     string_agg(DISTINCT reason, ', ' ORDER BY reason) AS reason
   FROM bounded GROUP BY ALL;
-CREATE VIEW raw_run_overlaps AS
-  SELECT run_id, device, domain, t0_ns, t1_ns, random_j, systematic_j, systematic_share, source, flags, reason
-  FROM raw_run_pieces WHERE NOT has_cover;
 CREATE VIEW raw_run_lines AS
-  WITH piece AS (
+  WITH pieces AS MATERIALIZED (FROM raw_run_pieces),  -- or they would be worked out once for each that names them
+  uncovered AS (
+    SELECT run_id, device, domain, t0_ns, t1_ns, random_j, systematic_j, systematic_share, source, flags, reason
+    FROM pieces WHERE NOT has_cover
+  ),
+  piece AS (
     SELECT run_id, device, domain, cover_j AS energy_j, cover_random_j AS random_j,
       raw_systematic(cover_random_j, cover_total_j) AS systematic_j, coverage, source, flags, reason
-    FROM raw_run_pieces WHERE has_cover
+    FROM pieces WHERE has_cover
     UNION ALL
     SELECT run_id, device, domain, energy_j, random_j,
       CASE WHEN systematic_j IS NOT NULL THEN least(systematic_j, coalesce(systematic_share * energy_j, systematic_j)) END,
       coverage, source, flags,
       CASE WHEN energy_j IS NULL THEN coalesce(reason, 'overlapping stages cannot be integrated: no raw samples') END
-    FROM integrate('raw_run_overlaps')
+    FROM integrate('uncovered')
   ),
   per_device AS (
     SELECT run_id, /*lake raw_host_of(device) AS host, */device, domain, raw_sum(energy_j) AS energy_j, raw_rss(random_j) AS u_random_j,
