@@ -83,6 +83,7 @@ def knots() -> list[tuple[int, float]]:
     return [*found, (10**10, IDLE_W * 1000.0)]
 
 
+@pytest.mark.long  # program and curve meet by the clock, which busy neighbours do not let it keep
 def test_a_loader_that_lets_the_gpu_wait_is_caught_and_one_that_feeds_it_is_not(
     fake_nvml: FakeNvml, tmp_path: Path
 ) -> None:

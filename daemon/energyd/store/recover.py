@@ -122,7 +122,7 @@ def _pretended(layout: Layout) -> Iterator[Layout]:
         for path in [*layout.root.glob("*"), *layout.root.glob("live/*"), *layout.root.glob("sealed/**/*")]:
             target = root / path.relative_to(layout.root)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if path.name.startswith(layout.hot.name) or path.parent.name == "live":
+            if path.name.startswith(layout.hot.name) or path.parent.name in {"live", "sums"}:
                 shutil.copy(path, target)
             elif path.is_file() and path != layout.lock:
                 target.symlink_to(path)
