@@ -109,7 +109,7 @@ two-gpus: setup ## docs/results/two-gpus.md on a host with two NVIDIA GPUs, 6 mi
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,pipelines]'
 	@folder=$$(mktemp -d); page=docs/results/two-gpus$${FAKE_NVML_CONTROL:+-fake}; \
 		$(BIN)/python tests/hardware/two_gpus.py measure --out $$folder $(ARGS) > $$page.new; \
-		code=$$?; mv $$page.new $$page.md; echo "$$folder: what was read"; exit $$code
+		code=$$?; tail -n 1 $$page.new | grep -q . && mv $$page.new $$page.md; echo "$$folder: what was read"; exit $$code
 
 demo: setup ## three sizes of student, three pipelines: what does distilling cost, when does it pay? (ARGS="quick --seeds 3")
 	@PATH="$(CURDIR)/$(BIN):$$PATH" pipelines/energyd_pipelines/demo.sh demo-store $(ARGS)

@@ -34,7 +34,7 @@ FLAGS: Final = {
     "shared_cpu": "another run went on meanwhile; CPU energy is the whole machine's",
     "aborted": "its process died; it ends at the last sign of life",
     "mig": "on a part of a GPU (MIG); the energy is the whole GPU's",
-    "devices_default": "no device was named; all GPUs are charged",
+    "devices_default": "no device was named: charged are GPUs on which NVML listed its processes, else all",
     "STARVED": "over a quarter of its time near the idle floor: something else than the device sets its pace",
     "device_guess": "its device numbers may mean other GPUs than those charged",
 }

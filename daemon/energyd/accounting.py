@@ -115,9 +115,11 @@ class Accountant:
         """NVML's list of compute processes on a GPU."""
         users = self.neighbours.note(device, pids, t_ns)
         for stage in self._tracker.stages.values():
-            if stage.pid in users and stage.t0_ns <= t_ns:
+            inside = stage.t0_ns <= t_ns and (stage.t1_ns is None or t_ns <= stage.t1_ns)
+            late = stage.t0_ns <= t_ns and not stage.pids_seen  # no other list tells of it
+            if stage.pid in users and (inside or late):
                 self._uses(stage, device)
-            if stage.t0_ns <= t_ns and (stage.t1_ns is None or t_ns <= stage.t1_ns):
+            if inside:
                 self._note_foreign(stage, device, t_ns, t_ns)
 
     def unfolded(self) -> dict[int, int]:
@@ -301,11 +303,9 @@ class Accountant:
 
     def _finish(self, stage: Stage, ends: dict[int, Edge | Missing]) -> dict[int, int | None]:
         assert stage.t1_ns is not None
-        energies: dict[int, int | None] = {}
-        for device, end in ends.items():
-            row = self._energy_row(stage, device, end)
-            energies[device] = row[5]
-            self._tracker.rows["energies"].append(row)
+        rows = [self._energy_row(stage, device, end) for device, end in ends.items()]  # all, or none is kept
+        energies: dict[int, int | None] = dict(zip(ends, (row[5] for row in rows), strict=True))
+        self._tracker.rows["energies"] += rows
         for device in stage.placed:
             self._active(device).leave(stage)
         for device, end in ends.items():

@@ -42,7 +42,9 @@ def charge(
         instances = any(g.mig for g in gpus)
         known_uuids = {g.uuid for g in gpus}
         tokens = [
-            uuid if uuid in known_uuids or not instances else f"MIG-{uuid.removeprefix('GPU-')}"
+            f"MIG-{uuid.removeprefix('GPU-')}"
+            if instances and uuid not in known_uuids and not uuid.startswith("MIG-")
+            else uuid
             for uuid in process.gpu_uuids
         ]
         chosen, flags = _by_tokens(tokens, gpus)

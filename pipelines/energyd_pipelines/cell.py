@@ -157,6 +157,8 @@ class Cell:
         """For which share of `student.train` its GPUs idled, or why that is not known."""
         from energyd_pipelines.starved import Starved, of_stage, together
 
+        if not self.trainings:
+            return Starved(share=None, reason="which stages trained it is not kept")
         if self.idle is None:
             return Starved(share=None, reason="prerun.idle_s is 0, so the idle floor is not known")
         return together(of_stage(self.trainings[-1][1], self.idle).values())

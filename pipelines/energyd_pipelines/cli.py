@@ -79,10 +79,11 @@ def run_command(
 
     source, words = ("tiny", what) if not what or "=" in what[0] else (what[0], what[1:])
     if source == "h100":  # measures windows of true shapes; trains no student to its end
-        if seeds is not None or resume or regenerate is not None:
+        if minutes is not None or seeds is not None or resume or regenerate is not None:
             raise DistillError(
-                "h100 measures windows and goes on by itself", cure="distill run h100 part=students", code=2
-            )
+                "h100 measures windows and goes on by itself", code=2,
+                cure="distill run h100 part=students minutes=9",
+            )  # fmt: skip
         from energyd_pipelines import h100
 
         sys.exit(h100.run(words))
@@ -99,7 +100,7 @@ def run_command(
     try:
         results = run_grid(config, preset, folder, minutes=minutes)
     except KeyboardInterrupt:
-        begun = folder.exists()  # nothing was begun in one that is gone
+        begun = any(folder.glob("*/state.json"))
         raise DistillError(
             "interrupted", where=str(folder) if begun else "",
             cure="the same command with --resume goes on" if begun else "", code=INTERRUPTED,

@@ -21,6 +21,8 @@ def write_card(cell: Cell, quality: Quality) -> None:
 
     Energy is that of `student.train`, all attempts; one of which nothing is known makes the sum unknown.
     """
+    if not cell.trainings:  # trained by a release that did not keep which stages those were
+        return
     *killed, last = [energy_of(stage, run_id=run, site=cell.site) for run, stage in cell.trainings]
     cost = with_attempts(last, [k.attempt("killed") for k in killed])
     folder = cell.folder / "student"

@@ -132,7 +132,7 @@ def test_a_study_that_trained_on_the_cpu_alone_starved_no_gpu() -> None:
     unmeasured_wait(study)
     assert [c.id for c in checks(study, None) if not c.passed] == ["starved"]  # a GPU's wait must be known
     for execution in study.executions:
-        execution.facts["domains"] = "cpu measured"
+        execution.facts["domains"] = "gpu absent, cpu measured, dram absent"
     assert [c.id for c in checks(study, None) if not c.passed] == []
 
 

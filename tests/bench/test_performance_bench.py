@@ -23,7 +23,7 @@ BENCH = Path(__file__).parent
         ("intake", "markers lost or doubled"),
         ("daemon_cost", "of it outside NVML calls"),
         ("client_cost", "begin + end, every 50 ms, p99, over two bare writes"),
-        ("hours", "memory that an hour adds"),
+        ("hours", "memory that an hour adds, at the most (95 %)"),
         ("everyday", "energyd top, 4 Hz, 160 x 50, eight GPUs"),
         ("query", "opening the store, without a daemon"),
         ("query_10m", "`energyq stages RUN` beyond its imports"),

@@ -68,7 +68,7 @@ COMMENT ON COLUMN stage_energy.u_counter_j IS 'J, k = 2, random doubt of counter
 COMMENT ON COLUMN stage_energy.reason IS 'why energy_j is NULL';
 COMMENT ON COLUMN stage_energy.note IS 'what a reader must know of this figure';
 COMMENT ON VIEW stage_totals IS 'What one stage cost, domains side by side; total = gpu + cpu';
-COMMENT ON VIEW run_totals IS 'What one run cost: the union of its top stages, so that overlap counts once';
+COMMENT ON VIEW run_totals IS 'What one run cost: on each device the union of its outermost stages, so that overlap counts once';
 COMMENT ON COLUMN stage_totals.run_id IS 'run';
 COMMENT ON COLUMN stage_totals.run IS 'name of the run';
 COMMENT ON COLUMN stage_totals.stage_id IS 'stage';

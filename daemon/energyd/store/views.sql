@@ -3,7 +3,7 @@
 -- Built on one relation `raw_<table>` for each table of schema.sql; energyd.store.base makes those from
 -- sealed files, live files and the hot tail. Names that begin with raw_ are scaffolding, not promises.
 --
--- What stands in a comment /*lake …*/ is code where the store is a lake of many hosts (`base.create_views`): there
+-- What stands in a comment /*lake …*/ is code where the store is a lake of many hosts (`needed.definitions`): there
 -- each relation has a host, and `device` is a number of the whole lake, so that no join need ask for both.
 
 CREATE VIEW samples AS SELECT /*lake host, day, */device, t_ns, power_mw, cum_uj FROM raw_samples;

@@ -291,9 +291,7 @@ class HotStore:
         gone = [key for key in rows if key in held]
         if gone and len(gone) == len(held):  # no need to look for them: a third of the time
             self.con.execute(f"DELETE FROM {table}")
-        elif (
-            gone
-        ):  # most stages are over before their first commit: to find none costs as much as to find some
+        elif gone:  # most stages are over before their first commit, and finding none costs as much as some
             self.con.execute(f"DELETE FROM {table} WHERE {_KEYS[table]} IN (SELECT unnest($1))", [gone])
         self._insert(table, [r for r in rows.values() if r is not None])
 
