@@ -58,7 +58,7 @@ def test_an_instances_uuid_as_torch_gives_it_is_charged_to_the_gpus_with_mig() -
     assert charge(None, process(gpu_uuids=["GPU-bbbb"]), [mig, B]) == ([1], set())
     other = Known(3, "GPU-dddd", "gpu", "H100", 3, mig=True)
     assert charge(None, process(gpu_uuids=["GPU-0123"]), [mig, other]) == ([0, 3], {"mig", "device_guess"})
-    told = process(gpu_uuids=["MIG-GPU-dddd/1/0"])  # as the client sends an instance that its environment names
+    told = process(gpu_uuids=["MIG-GPU-dddd/1/0"])  # as the client names an instance
     assert charge(None, told, [mig, other]) == ([3], {"mig"})
     assert charge(None, process(gpu_uuids=["GPU-0123"]), [A, B]) == ([], {"devices_unknown"})
 
