@@ -83,12 +83,12 @@ def knots() -> list[tuple[int, float]]:
     return [*found, (10**10, IDLE_W * 1000.0)]
 
 
-@pytest.mark.long  # program and curve meet by the clock, which busy neighbours do not let it keep
+@pytest.mark.long  # program and curve meet by the clock, which busy neighbours may keep it from
 def test_a_loader_that_lets_the_gpu_wait_is_caught_and_one_that_feeds_it_is_not(
     fake_nvml: FakeNvml, tmp_path: Path
 ) -> None:
     fake_nvml.play(knots())
-    env = fake_nvml.env | {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
+    env = fake_nvml.env | {"CUDA_VISIBLE_DEVICES": "0", "OMP_WAIT_POLICY": "PASSIVE"}
     daemon = Daemon(tmp_path, env).start()
     try:
         program = STUDY.format(waits=WAITS, words=list(WORDS))
