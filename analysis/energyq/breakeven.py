@@ -194,13 +194,16 @@ def _judge(answer: BreakEven, teacher: Figure, base: list[Figure], distilled: li
         answer.notes.append("no doubt is stated: no interval (--repeatability SHARE assumes one)")
 
 
-def fieller(top: float, u_top: float, bottom: float, u_bottom: float) -> tuple[float, float | None]:
-    """Bounds of top / bottom where both are uncertain by ± u, independently; (low, None): no upper bound.
+def fieller(
+    top: float, u_top: float, bottom: float, u_bottom: float, common: float = 0.0
+) -> tuple[float, float | None]:
+    """Bounds of top / bottom where both are uncertain by ± u; (low, None): no upper bound.
 
-    Fieller's theorem: the r for which |top − r·bottom| ≤ √(u_top² + r²·u_bottom²). top ≥ 0 and bottom > 0.
+    Fieller's theorem: the r for which |top − r·bottom| ≤ √(u_top² − 2·r·common + r²·u_bottom²). top ≥ 0 and
+    bottom > 0. `common`: their covariance at the coverage of the u, 0 where they are independent.
     """
     a = bottom**2 - u_bottom**2
-    b = top * bottom
+    b = top * bottom - common
     c = top**2 - u_top**2
     root = math.sqrt(max(b * b - a * c, 0.0))
     if a > 0:

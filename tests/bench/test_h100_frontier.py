@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from bench.h100 import frontier, study
+from bench.h100 import frontier, learnt, study
+from bench.h100.figures import Value
 from energyd_pipelines import models
 from energyd_pipelines.config import load
 from energyd_pipelines.errors import AGAIN
@@ -132,6 +133,23 @@ def test_without_a_minute_left_nothing_is_begun(call: Call) -> None:
     code, machine = call(0, minutes=0)
     assert code == AGAIN
     assert [words[1] for words in machine.asked] == ["h100-frontier-teacher"]
+
+
+@pytest.mark.parametrize(
+    ("energy", "better", "wanted"),
+    [
+        (Value(1.5, 0.2), Value(-0.1, 0.05), "yes"),
+        (Value(1.5, 0.2), Value(0.1, 0.05), "no"),  # dearer, but better
+        (Value(0.8, 0.1), Value(-0.1, 0.05), "no"),  # worse, but cheaper
+        (Value(1.5, 0.2), Value(0.1, 0.2), "inside noise"),
+        (Value(1.1, 0.2), Value(-0.1, 0.05), "inside noise"),
+        (Value(1.5), Value(-0.1, 0.05), "not known: not repeated"),
+    ],
+)
+def test_sft_dominates_only_beyond_doubt_in_energy_and_in_quality(
+    energy: Value, better: Value, wanted: str
+) -> None:
+    assert learnt.dominates(energy, better) == wanted
 
 
 @pytest.mark.long

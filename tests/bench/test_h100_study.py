@@ -183,7 +183,7 @@ def kind(name: str, stage: str, unit: str, j_per: float, *, starve: float = 0.0,
     windows = [
         {unit: 1000 * n, "positions": 3000 * n if unit == "label" else 1000 * n, "seconds": 10.0,
          "energy": {"total_j": j_per * 1000 * n, "gpu_j": 5000.0, "seconds": 10.0, **NO_DOUBT},
-         "starved": starved.Starved(share=starve)}
+         "starved": starved.Starved(share=starve), "store": "a", "repeat": n, "board": "A"}
         for n in (1, 2)
     ]  # fmt: skip
     return Kind(name, {"stage": stage, **facts}, windows)
@@ -239,12 +239,62 @@ def test_a_difference_of_two_lone_windows_below_what_repeats_differ_is_no_saving
     assert "| 13b | " in sure
     for lone in kinds.values():
         del lone.windows[1:]
-    assert kinds["13b sft"].j_per("positions", common=False).half == pytest.approx(0.1899 * 0.01)
+    assert kinds["13b sft"].j_per("positions").half == pytest.approx(0.1899 * 0.01)
     text = page.thresholds(kinds)
     assert "| 13b * | " in text
     assert "inside noise (from " in text
     ratio = page.steps(kinds).partition("takes ")[2].partition(" times")[0]
     assert ratio == "0.9937 ± 0.014"
+
+
+def seen_by(k: Kind, *boards: str, common: float = 0.06) -> Kind:
+    """The same windows, each of a board whose sensor may be wrong by that share, and by nothing else."""
+    for window, board in zip(k.windows, boards, strict=True):
+        doubt = {"u_total_j": common * window["energy"]["total_j"], "u_random_j": 0.0}
+        window.update(board=board, energy={**window["energy"], **doubt})
+    return k
+
+
+def test_what_a_sensor_has_wrong_cancels_on_one_board_and_not_between_two() -> None:
+    sft, kd, elsewhere = (
+        seen_by(kind("1b", "student.train", "positions", j), *boards).j_per("positions")
+        for j, boards in ((0.02, "AA"), (0.03, "AA"), (0.03, "BB"))
+    )
+    assert sft.half == pytest.approx(0.06 * 0.02)
+    assert kd.over(sft).mean == pytest.approx(1.5)
+    assert kd.over(sft).half == pytest.approx(0, abs=1e-12)
+    assert elsewhere.over(sft).half == pytest.approx(1.5 * 0.06 * 2**0.5)
+    assert kd.less(sft).half == pytest.approx(0.06 * 0.01)
+    assert kd.plus(sft).half == pytest.approx(0.06 * 0.05)
+    assert elsewhere.plus(sft).half == pytest.approx(0.06 * (0.02**2 + 0.03**2) ** 0.5)
+    assert kd.beside(sft).half == pytest.approx(0, abs=1e-12)
+    assert elsewhere.beside(sft).half == pytest.approx(0.03 * 0.06 * 2**0.5)
+    half_here = seen_by(kind("1b", "student.train", "positions", 0.03), "A", "B").j_per("positions")
+    assert half_here.half == pytest.approx(0.03 * 0.06 / 2**0.5)
+    assert half_here.over(sft).half == pytest.approx(1.5 * 0.06 / 2**0.5)
+
+
+def test_a_break_even_knows_how_much_of_the_doubt_both_sides_share() -> None:
+    saving = Value(2.0, 0.1, {"A": 0.4})
+    assert poster.break_even(Value(10.0, 0.5, {"A": 2.0}), saving) == "5 (4.7 to 5.4)"  # as if without
+    assert poster.break_even(Value(10.0, 0.5), Value(2.0, 0.1)) == "5 (4.7 to 5.4)"
+    assert poster.break_even(Value(10.0, 0.5, {"B": 2.0}), saving) == "5 (3.7 to 6.7)"
+
+
+def test_a_step_is_compared_in_pairs_of_one_model_load() -> None:
+    """The second board draws 4 % more for both: that is no doubt about how they compare."""
+    both = [kind("1b", "student.train", "positions", j) for j in (0.021, 0.02)]
+    for k in both:
+        second = k.windows[1]
+        second["store"] = "b"
+        second["energy"] = {**second["energy"], "total_j": 1.04 * second["energy"]["total_j"]}
+    ratio = both[0].over(both[1], "positions")
+    assert ratio.mean == pytest.approx(1.05)
+    assert ratio.half == pytest.approx(0, abs=1e-9)
+    del both[0].windows[1]
+    lone = both[0].over(both[1], "positions")
+    assert lone.half is not None
+    assert lone.half > 0.02
 
 
 def three_sizes(kd_of_sft: float, *, cache: float = 0.09, evaluate: bool = True) -> dict[str, Kind]:

@@ -14,20 +14,21 @@ set -uo pipefail
 
 plan() {
   cat <<'PLAN'
-in the order of what each minute gives; 1 to 3 take 27 minutes, the machine's start apart      minutes
-1  first      what measuring adds to a step (50 rounds), energyd release, one load 40 times        8.8   any H100
-2  frontier   a teacher and students that learn: to an equal budget, then to a target              9.0   75: once more
+in the order of what each minute gives, with the minutes where nothing is measured yet          minutes
+1  teacher    repeats 1 and 2 of the 32B: logits, graphs; its own generate at 32 and 64            9.4   80 GB
+2  eager      its own generate at 8 and 128, what is left at 32 and 64                             9.2   80 GB
 3  students   repeats 1 and 2 of 1B, 7B, 13B                                                       9.2   80 GB
-4  teacher    repeats 1 and 2 of the 32B: logits, graphs; its own generate at 32 and 64            9.4   80 GB
-5  eager      its own generate at 8 and 128, what is left at 32 and 64                             9.2   80 GB
-6  squares    each tool's error on square waves; on an H200, to compare with the H100              6.0   any GPU
+4  squares    each tool's error on square waves; on an H200, to compare with the H100              6.0   any GPU
+5  same-load  one load 40 times: how much do its energies differ?                                  3.0   any GPU
+6  frontier   a teacher and students that learn: to an equal budget, then to a target              8.8   75: once more
+7  overhead   what measuring adds to a step (50 rounds), energyd release                           5.7   any H100
 PLAN
 }
 
 call=${1:-}
 case $call in
   "" | plan) plan; exit 0 ;;
-  first | frontier | students | teacher | eager | squares | rehearse) ;;
+  teacher | eager | students | squares | same-load | frontier | overhead | rehearse) ;;
   *) echo "no call is named $call" >&2; plan >&2; exit 2 ;;
 esac
 out=${2:?usage: all_on_h100.sh CALL OUT}
@@ -84,11 +85,11 @@ overhead() { # [options]
 
 squares=square-50ms,square-250ms,square-1000ms
 case $call in
-  first)
+  overhead)
     step overhead page_of "$out/overhead.md" overhead --rounds 50 --minutes 5
     step release page_of "$out/release.md" "$python" tests/hardware/release_on_gpu.py
-    step same-load same_load
     ;;
+  same-load) step same-load same_load ;;
   frontier) step frontier "$python" tests/bench/h100_study.py frontier --out "$out" --minutes 8.6 ;;
   students) step students study part=students sizes=1b,7b,13b idle_s=5 minutes=8.8 ;;
   teacher)

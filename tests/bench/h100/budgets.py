@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final
 
 from bench.h100 import poster
@@ -29,14 +29,13 @@ ARTIFACTS: Final = {"kd": "logits", "synthetic": "responses"}
 
 @dataclass(frozen=True)
 class Row:
-    """One stage of one execution. kWh with all doubt, and with that alone which does not cancel in ratios."""
+    """One stage of one execution."""
 
     pipeline: str
     size: str
     stop: str
     stage: str
     kwh: Value
-    own: Value
 
 
 def rows(kinds: Kinds) -> Iterator[Row]:
@@ -55,7 +54,7 @@ def rows(kinds: Kinds) -> Iterator[Row]:
                     continue
                 at = (pipeline, size, stop)
                 if before := _prerun(kinds):
-                    yield Row(*at, "prerun", before, before)
+                    yield Row(*at, "prerun", before)
                 if pipeline in teachers:
                     name, kind, unit, tokens = teachers[pipeline]
                     yield _row(at, name, kind, unit, tokens)
@@ -76,31 +75,33 @@ def tokens_of(pipeline: str, size: str, stop: str) -> tuple[str, float]:
 
 
 def _row(at: tuple[str, str, str], stage: str, kind: Kind | None, unit: str, tokens: float) -> Row:
-    return Row(*at, stage, poster.kwh(kind, unit, tokens), poster.kwh(kind, unit, tokens, common=False))
+    return Row(*at, stage, poster.kwh(kind, unit, tokens))
 
 
 def _prerun(kinds: Kinds) -> Value | None:
     """What idling, idling with a context and burning took in the students' first piece."""
     first = [
-        kind.windows[0]["energy"]
+        kind.windows[0]
         for name in ("idle", "context", "burn")
         if (kind := kinds.get(f"students prerun {name}")) and kind.windows
     ]
-    if not first or any(e["total_j"] is None for e in first):
+    if not first or any(w["energy"]["total_j"] is None for w in first):
         return None
-    doubts = [e["u_random_j"] for e in first]
-    half = None if None in doubts else math.hypot(*doubts) / poster.KWH
-    return Value(sum(e["total_j"] for e in first) / poster.KWH, half)
+    took = [Kind("prerun", {}, [{**w, "once": 1}]).j_per("once") for w in first]
+    return reduce(Value.plus, took).times(1 / poster.KWH)
 
 
 def table(kinds: Kinds) -> str:
-    """The CSV that `energyq breakeven|report --study` reads; doubt is what does not cancel."""
+    """The CSV that `energyq breakeven|report --study` reads; doubt is what it has not in common with SFT."""
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n").writerow
     write(["pipeline", "student", "stop", "stage", "kwh", "u_kwh", "artifact"])
-    for row in rows(kinds):
+    found = list(rows(kinds))
+    sft = {(r.size, r.stop): r.kwh for r in found if (r.pipeline, r.stage) == ("sft", "student.train")}
+    for row in found:
+        own = row.kwh.beside(sft.get((row.size, row.stop), Value(None))).half
         artifact = ARTIFACTS[row.pipeline] if row.stage.startswith("teacher") else ""
-        cells = [_cell(row.kwh.mean), _cell(row.own.half), artifact]
+        cells = [_cell(row.kwh.mean), _cell(own), artifact]
         write([row.pipeline, row.size.upper(), row.stop, row.stage, *cells])
     return out.getvalue()
 
@@ -111,7 +112,7 @@ def _cell(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Sides:
-    """What one pipeline takes beside SFT. kWh, with the doubt that does not cancel between them."""
+    """What one pipeline takes beside SFT, kWh."""
 
     sft: Value
     student: Value
@@ -123,7 +124,7 @@ class Sides:
 def sides(kinds: Kinds, pipeline: str, size: str, stop: str) -> Sides | None:
     """Both students and the teacher; None where one of them was not measured."""
     found = {
-        (r.pipeline, r.stage.partition(".")[0]): r.own
+        (r.pipeline, r.stage.partition(".")[0]): r.kwh
         for r in rows(kinds)
         if (r.size, r.stop) == (size, stop) and r.pipeline in ("sft", pipeline)
     }

@@ -23,11 +23,12 @@ def claims(kinds: Kinds, *, learnt: bool) -> str:
     found = [*_dearer(kinds), *_rivals(kinds), *_small_scale(kinds), *_reuse(kinds), *_fixed(kinds)]
     if not found:
         return ""
-    quality = "see the frontier below" if learnt else "not measured"
+    quality = "not here: random weights have no quality; for small students see below" if learnt else (
+        "not measured: random weights have no quality"
+    )
     found.append(
-        ["SFT strictly dominates on the energy-quality frontier at 7B and 13B", "", "yes", "–", "–",
-         f"{quality}: random weights have no quality"]
-    )  # fmt: skip
+        ["SFT strictly dominates on the energy-quality frontier at 7B and 13B", "", "yes", "–", "–", quality]
+    )
     columns = ["the poster says", "size", "poster", "here, as logged", "here, equal positions", "verdict"]
     return "\n".join(
         [

@@ -11,7 +11,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -37,43 +37,72 @@ QUESTION: Final = """
     WHERE t.depth = 0 AND t.stage != 'warm-up' GROUP BY ALL"""
 """Each window's energy, and the power curve of the GPU in it."""
 
+BOARD: Final = "SELECT DISTINCT uuid FROM devices WHERE domain = 'gpu'"
+"""A piece is measured on one."""
+
 
 @dataclass(frozen=True)
 class Value:
-    """A figure and half of its 95 % interval; None where it is not known."""
+    """A figure and its doubt, halves of 95 % intervals; None where it is not known.
+
+    `own` is independent of all others. `shared`: by board, what its sensor may have wrong in all windows of
+    it, signed, so that it cancels in a quotient of figures of one board, and does not where they are of two.
+    """
 
     mean: float | None
-    half: float | None = None
+    own: float | None = None
+    shared: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def half(self) -> float | None:
+        """Half of the 95 % interval; None where nothing tells."""
+        return None if self.own is None else math.hypot(self.own, *self.shared.values())
 
     def __str__(self) -> str:
         if self.mean is None:
             return "–"
-        return f"{self.mean:.4g}" if self.half is None else f"{self.mean:.4g} ± {self.half:.2g}"
+        return f"{self.mean:.4g}" if self.half is None else f"{self.mean:.4g} ± {float(f'{self.half:.2g}'):g}"
 
     def times(self, factor: float) -> Value:
         """Scaled, its doubt too."""
         if self.mean is None:
             return self
-        return Value(self.mean * factor, None if self.half is None else self.half * abs(factor))
+        shared = {board: s * factor for board, s in self.shared.items()}
+        return Value(self.mean * factor, None if self.own is None else self.own * abs(factor), shared)
 
     def over(self, other: Value) -> Value:
-        """The quotient of two independent figures."""
-        if self.mean is None or not other.mean:
+        """The quotient."""
+        if not self.mean or not other.mean:
             return Value(None)
-        shares = [h / m for h, m in ((self.half, self.mean), (other.half, other.mean)) if h is not None and m]
-        quotient = self.mean / other.mean
-        return Value(quotient, quotient * math.hypot(*shares) if shares else None)
+        # As shares of themselves, a quotient is a difference.
+        share = self.times(1 / self.mean).less(other.times(1 / other.mean))
+        return Value(self.mean / other.mean, *_scaled(share, self.mean / other.mean))
 
     def less(self, other: Value) -> Value:
-        """The difference of two independent figures."""
+        """The difference."""
         if self.mean is None or other.mean is None:
             return Value(None)
-        halves = [h for h in (self.half, other.half) if h is not None]
-        return Value(self.mean - other.mean, math.hypot(*halves) if halves else None)
+        owns = [own for own in (self.own, other.own) if own is not None]
+        shared = {
+            board: self.shared.get(board, 0.0) - other.shared.get(board, 0.0)
+            for board in {**self.shared, **other.shared}
+        }
+        return Value(self.mean - other.mean, math.hypot(*owns) if owns else None, shared)
 
     def plus(self, other: Value) -> Value:
-        """The sum of two independent figures."""
+        """The sum."""
         return self.less(other.times(-1))
+
+    def beside(self, other: Value) -> Value:
+        """The same figure with that doubt alone which a comparison with `other` leaves to it."""
+        if not other.mean:
+            return self
+        return self.over(Value(other.mean, 0.0, other.shared)).times(other.mean)
+
+
+def _scaled(value: Value, factor: float) -> tuple[float | None, Mapping[str, float]]:
+    scaled = value.times(factor)
+    return scaled.own, scaled.shared
 
 
 @dataclass
@@ -85,21 +114,39 @@ class Kind:
     windows: list[dict[str, Any]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def j_per(self, unit: str, *, common: bool = True) -> Value:
-        """Joules (GPU and CPU) a token. Its interval: the spread of windows, and the sensor's own doubt.
+    def j_per(self, unit: str) -> Value:
+        """Joules (GPU and CPU) a token. Its doubt: the spread of windows, and the sensor's, by board.
 
-        `common` False is for ratios: what all windows of a board have in common, which cancels, is left out;
-        how a lone window would differ from its repeat, which does not cancel, is assumed (USUAL).
+        How a lone window would differ from its repeat is assumed (USUAL).
         """
-        doubt = "u_total_j" if common else "u_random_j"
         rows = [w for w in self.windows if w.get(unit) and w["energy"]["total_j"] is not None]
         found = mean_of([w["energy"]["total_j"] / w[unit] for w in rows])
-        shares = [e[doubt] / e["total_j"] for e in (w["energy"] for w in rows) if e[doubt] is not None]
-        if not common and len(rows) == 1:
-            shares = [math.hypot(*shares, 2 * USUAL)]
-        if found.mean is None or not shares:
+        if found.mean is None:
             return found
-        return Value(found.mean, math.hypot(found.half or 0.0, fmean(shares) * found.mean))
+        known = [w for w in rows if w["energy"]["u_total_j"] is not None]
+        parts = [2 * USUAL * found.mean if len(rows) == 1 else found.own or 0.0]
+        if known:
+            shares = [w["energy"]["u_random_j"] / w["energy"]["total_j"] for w in known]
+            parts.append(found.mean * fmean(shares))
+        shared: dict[str, float] = {}
+        for w in known:
+            energy = w["energy"]
+            common = math.sqrt(max(energy["u_total_j"] ** 2 - energy["u_random_j"] ** 2, 0.0))
+            shared[w["board"]] = shared.get(w["board"], 0.0) + common / w[unit] / len(known)
+        return Value(found.mean, math.hypot(*parts), shared)
+
+    def over(self, other: Kind, unit: str) -> Value:
+        """Joules a token as a multiple of another's.
+
+        From pairs of one model load, where there are two and more: those have board and sensor in common.
+        """
+        rates = [
+            {(w["store"], w["repeat"]): w["energy"]["total_j"] / w[unit] for w in kind.windows
+             if w.get(unit) and w["energy"]["total_j"] is not None}
+            for kind in (self, other)
+        ]  # fmt: skip
+        pairs = [rates[0][at] / rates[1][at] for at in rates[0] if at in rates[1]]
+        return mean_of(pairs) if len(pairs) > 1 else self.j_per(unit).over(other.j_per(unit))
 
     def watts(self) -> Value:
         """Mean power of the GPU."""
@@ -143,6 +190,7 @@ def read(pieces: list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]) -> dic
     floors: dict[str, float] = {}
     for store, lines, said in pieces:
         energies = {row["stage_id"]: row for row in ask(store, QUESTION)}
+        board = ask(store, BOARD)[0]["uuid"]
         # A piece that measured no idling has the floor of the one before on such a GPU.
         floor = _floor(lines, energies) or floors.get(said["gpu"])
         if floor is not None:
@@ -153,7 +201,9 @@ def read(pieces: list[tuple[Path, list[dict[str, Any]], dict[str, Any]]]) -> dic
                 kind.errors.append(line["error"])
             elif (energy := energies.get(line["stage_id"])) is not None:
                 share = _share(energy, floor, line["seconds"])
-                kind.windows.append({**line, "energy": energy, "starved": share, "store": store})
+                kind.windows.append(
+                    {**line, "energy": energy, "starved": share, "store": store, "board": board}
+                )
             else:
                 kind.errors.append(f"window {line['repeat']}: its stage is not in the store")
     return kinds

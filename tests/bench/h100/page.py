@@ -18,8 +18,11 @@ LIMITS = """
 - Weights are random, of true shapes: they draw close to what trained ones draw, not the same; take ±10 %.
 - Virtual machines without RAPL: the CPU's share of an energy is CodeCarbon's estimate, the GPU's is measured.
 - Windows are steady states; loading, compiling and checkpoints are not in them.
-- Nothing here learnt anything: energy at equal budgets, no quality. What a student needs to be as good is
-  another study (the frontier).
+- No model of true shape learnt anything: energy at equal budgets, no quality.
+"""
+LEARNT = """
+- The frontier's models are small, its task is made up and its teacher is far better than its noisy labels:
+  how much a teacher helps there is that task's, and says nothing of OLMo's.
 """
 
 
@@ -28,7 +31,7 @@ def page(folder: Path, pieces: Pieces, kinds: Kinds, boards: int, learnt: str) -
     parts = [
         head(folder, pieces), stages(kinds), steps(kinds), generation(kinds), logged(kinds), against(kinds),
         thresholds(kinds), claims(kinds, learnt=bool(learnt)), learnt, missing(kinds, learnt=bool(learnt)),
-        limits(pieces, kinds, boards),
+        limits(pieces, kinds, boards, learnt=bool(learnt)),
     ]  # fmt: skip
     return "\n\n".join(part.strip("\n") for part in parts if part)
 
@@ -96,8 +99,9 @@ def steps(kinds: dict[str, Kind]) -> str:
             f"STARVED flag ({'up' if own.starved else 'down'} on the memory-mapped cache)."
         )
     about = (
-        "By position, on one board: what its sensor has wrong in common cancels. Of one window a kind, how\n"
-        f"repeats differ is taken as {100 * USUAL:g} % (k = 1), as `energyq compare` does."
+        "By position, in pairs of windows of one model load, so on one board: what its sensor has wrong in\n"
+        "common cancels. Of one pair, how repeats differ is taken as "
+        f"{100 * USUAL:g} % (k = 1), as `energyq\ncompare` does."
     )
     return "\n".join(["## KD against SFT, step for step", "", about, "", *lines]) if lines else ""
 
@@ -208,7 +212,8 @@ def thresholds(kinds: Kinds) -> str:
         "The poster's formula. `as logged`: SFT at its budget, KD one pass over the data (what its log\n"
         "shows), the cache one pass; synthetic students at their budget, generation at our best batch.\n"
         "`equal`: KD sees as many positions as SFT. Whether fewer tokens suffice is a question of\n"
-        "quality, which is not answered here. What all windows of a board have in common cancels.\n"
+        "quality, which is not answered here. What a board's sensor has wrong cancels as far as both sides\n"
+        "were measured on it.\n"
         f"*: one window a kind, how repeats differ is taken as {100 * USUAL:g} % (k = 1)."
     )
     return "\n".join(["## N*, each stage done well", "", about, "", *table(columns, rows)]) if rows else ""
@@ -233,7 +238,7 @@ def missing(kinds: Kinds, *, learnt: bool) -> str:
     return "\n".join(["## Not measured yet", "", *lines, *failed]) if lines or failed else ""
 
 
-def limits(pieces: Pieces, kinds: Kinds, boards: int) -> str:
+def limits(pieces: Pieces, kinds: Kinds, boards: int, *, learnt: bool) -> str:
     """What no figure of the page can tell."""
     lone = sum(len(k.windows) == 1 for k in kinds.values() if "prerun" not in k.name)
     n = sum(bool(k.windows) for k in kinds.values() if "prerun" not in k.name)
@@ -242,9 +247,9 @@ def limits(pieces: Pieces, kinds: Kinds, boards: int) -> str:
         f"- {boards} board{'s' if boards > 1 else ''} ({', '.join(models)}), {len(pieces)} pieces. {lone} of "
         f"{n} kinds of windows were\n  measured once: how their repeats differ is not in their intervals."
     )
-    return f"## Limits\n\n{said}{LIMITS.rstrip()}"
+    return f"## Limits\n\n{said}{LIMITS.rstrip()}{LEARNT.rstrip() if learnt else ''}"
 
 
 def _ratio(over: Kind, under: Kind, unit: str) -> str:
     """Quotient of two variants, and the spread of its parts."""
-    return str(over.j_per(unit, common=False).over(under.j_per(unit, common=False)))
+    return str(over.over(under, unit))

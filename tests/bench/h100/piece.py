@@ -73,7 +73,8 @@ def beside_daemon(
         daemon.stop()
         (scratch / "machine.json").write_text(json.dumps(said, indent=1, default=str))
         with tarfile.open(out / f"{name}-{began}.tar.gz", "w:gz") as tar:
-            tar.add(daemon.store, "store", filter=_no_sockets)
+            if daemon.store.exists():  # else the daemon never started, and what it said is to be heard
+                tar.add(daemon.store, "store", filter=_no_sockets)
             for file, as_name in also or ():
                 tar.add(file, as_name, filter=_no_sockets)
             for file in (*(folder / each for each in keep), scratch / "machine.json", log):

@@ -91,11 +91,11 @@ TEST_POSITIONS: Final = 1_960 * 1_024
 """One evaluation: the test split of Tulu, padded as they padded it."""
 
 
-def kwh(kind: Kind | None, unit: str, tokens: float | None, *, common: bool = True) -> Value:
-    """What so many tokens take at a measured rate. `common`: see Kind.j_per."""
+def kwh(kind: Kind | None, unit: str, tokens: float | None) -> Value:
+    """What so many tokens take at a measured rate."""
     if kind is None or tokens is None:
         return Value(None)
-    return kind.j_per(unit, common=common).times(tokens / KWH)
+    return kind.j_per(unit).times(tokens / KWH)
 
 
 def best_generation(kinds: dict[str, Kind]) -> Kind | None:
@@ -115,7 +115,8 @@ def break_even(teacher: Value, saving: Value) -> str:
         return "never"
     if saving.mean <= 0:
         return "never, or inside noise"
-    low, high = fieller(teacher.mean, half_t, saving.mean, half)
+    common = sum(s * saving.shared.get(board, 0.0) for board, s in teacher.shared.items())
+    low, high = fieller(teacher.mean, half_t, saving.mean, half, common)
     if high is None:
         return f"{teacher.mean / saving.mean:.2g}, inside noise (from {low:.2g}, no upper bound)"
     return f"{teacher.mean / saving.mean:.2g} ({low:.2g} to {high:.2g})"
