@@ -72,6 +72,25 @@ def test_a_run_that_reused_an_artifact_bears_the_stage_that_made_it_in_another_r
     assert kd["kd0"].quality is None
 
 
+def test_a_gpu_that_only_a_rank_within_the_stage_names_is_in_the_stages_bill_once(store: Store) -> None:
+    for gpu, watts in ((0, 100), (1, 300)):
+        store.device(gpu, driver="570.1")
+        store.power(gpu, range(T0, T0 + 100 * S, 200 * MS), lambda t, mw=1_000 * watts: mw)
+    add(store, "base", "sft", 0, {"student.train": 30, "evaluate": 3})
+    for rank in (0, 1):  # the first is on the GPU that the stage around it names
+        store.stage("base", f"rank{rank}", "rank", T0 + 5 * S, T0 + 15 * S, devices=[rank],
+                    parent_id="base-student.train", counts={"label": 100})  # fmt: skip
+    store.stage("base", "step", "step", T0 + 6 * S, T0 + 7 * S, devices=[1], parent_id="rank1")
+    (base,) = study_of(store).executions
+    assert {s: round(j or 0) for s, j in base.stages.items()} == {"student.train": 6_000, "evaluate": 300}
+    details = base.details["student.train"]
+    assert round(details.gpu_j or 0) == 6_000
+    assert details.tokens == 200
+    with open_reader(store.root) as reader:
+        (row,) = reader.sql("SELECT total_j FROM run_totals").dicts()
+    assert round(row["total_j"]) == 6_300
+
+
 def test_uses_are_counted_over_completed_runs_and_the_rest_is_named(grid: Store) -> None:
     study = study_of(grid)
     assert {e.uses for e in study.executions if e.pipeline == "kd"} == {2}
