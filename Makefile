@@ -92,7 +92,7 @@ bench-sync: setup ## what an edge that does not wait for the GPU gets wrong; nee
 bench-service: setup ## how soon is the service there again after kill -9? Root, a minute (docs/results/service.md)
 	@$(BIN)/python tests/bench/service.py > docs/results/service.md.new && mv docs/results/service.md.new docs/results/service.md
 
-bench-demo: setup ## the demo with three seeds, twice: what does the second spare? 4 minutes (docs/results/demo-twice.md)
+bench-demo: setup ## the demo in an empty clone, twice: how long from nothing, what does the second spare? 8 minutes
 	@$(BIN)/python tests/bench/demo_twice.py $(ARGS) > docs/results/demo-twice.new
 	@mv docs/results/demo-twice.new docs/results/demo-twice.md
 

@@ -1,9 +1,9 @@
-"""What does a demo with three seeds say, and what is left for the teacher in a second one?
+"""How long does a demo take from nothing, and what is left for the teacher in a second one?
 
-    python tests/bench/demo_twice.py [quick --seeds 3] > docs/results/demo-twice.md
+    python tests/bench/demo_twice.py [ARGS of make demo] > docs/results/demo-twice.md
 
-`demo.sh` (what `make demo` runs) twice in one fresh folder, printed as it came, paths shortened; the
-teacher's stages of each are counted in the store. Ends with 1 if the second asked the teacher for anything.
+The last commit in an empty clone: `make setup`, then `make demo` twice, printed as it came, paths shortened;
+the teacher's stages of each are counted in the store. Ends with 1 if the second asked the teacher for anything.
 """
 
 from __future__ import annotations
@@ -15,50 +15,58 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench import figures
 
-SCRIPT = Path(__file__).resolve().parents[2] / "pipelines" / "energyd_pipelines" / "demo.sh"
+ROOT: Final = Path(__file__).resolve().parents[2]
+WITHIN_S: Final = 360.0
 COUNT = """
 SELECT count(DISTINCT run_id) AS runs, count(*) FILTER (stage LIKE 'teacher%') AS teacher_stages,
   sum(total_j) FILTER (stage LIKE 'teacher%') AS teacher_j FROM stage_totals"""
 
 
-def demo(folder: Path, words: list[str]) -> tuple[str, float]:
-    """What one demo prints, and how long it took, s. Raises CalledProcessError."""
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    began = time.monotonic()
-    done = subprocess.run(
-        [str(SCRIPT), str(folder), *words], env=env, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout.replace(str(folder), "demo-store").rstrip(), time.monotonic() - began
+def timed(clone: Path, *words: str) -> tuple[str, float]:
+    """What `make` prints, and how long it took, s. Raises CalledProcessError."""
+    # As a newcomer's shell has it: what this benchmark was started with does not reach the clone.
+    ours = ("MAKE", "MFLAGS", "PYTHONPATH", "ENERGYD")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    command, began = ["make", "-s", *words], time.monotonic()
+    done = subprocess.run(command, cwd=clone, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.replace(f"{clone}/", "").rstrip(), time.monotonic() - began
 
 
-def counted(folder: Path) -> dict[str, float]:
+def counted(store: Path) -> dict[str, float]:
     """Runs, teacher stages and their J in the store, so far."""
-    command = [sys.executable, "-m", "energyq", "--store", str(folder / "store"), "--format", "json", COUNT]
+    command = [sys.executable, "-m", "energyq", "--store", str(store), "--format", "json", COUNT]
     (row,) = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     return {name: value or 0 for name, value in row.items()}
 
 
 def main() -> int:
-    """Run both, print the page."""
-    words = sys.argv[1:] or ["quick", "--seeds", "3"]
+    """Set up, run both, print the page."""
+    words = [f"ARGS={' '.join(sys.argv[1:])}"] if sys.argv[1:] else []
     told, before = [], {"runs": 0.0, "teacher_stages": 0.0, "teacher_j": 0.0}
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "demo-store"
+        clone = Path(scratch) / "energyd"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        git = ["git", "-C", str(clone), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(git, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        _, setup_s = timed(clone, "setup")
         for which in ("first", "second"):
-            said, seconds = demo(folder, words)
-            after = counted(folder)
+            said, seconds = timed(clone, "demo", *words)
+            after = counted(clone / "demo-store" / "store")
             told.append((which, said, seconds, {name: after[name] - before[name] for name in after}))
             before = after
-    machine = figures.machine()
-    print(f"""# Two demos in one folder
+    machine, whole_s = figures.machine(), setup_s + told[0][2]
+    print(f"""# A demo from nothing, and a second one
 
-Written by `make bench-demo` (`tests/bench/demo_twice.py`), not by hand: twice
-`make demo ARGS="{' '.join(words)}"`. The first asks the teacher, the second finds its artifacts.
+Written by `make bench-demo` (`tests/bench/demo_twice.py`), not by hand: {commit} in an empty clone, `make setup`
+({setup_s:.0f} s, package caches warm), then `{' '.join(['make demo', *words])}` twice. The first asks the teacher, the second
+finds its artifacts. From nothing to the first one's tables: {whole_s:.0f} s, within {WITHIN_S:.0f} s: \
+{'yes' if whole_s <= WITHIN_S else '**no**'}.
 Machine: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, Linux {machine['kernel']}.
 
 | demo | took / s | runs | teacher stages | their energy / J |
