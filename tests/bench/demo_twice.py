@@ -3,7 +3,7 @@
     python tests/bench/demo_twice.py [ARGS of make demo] > docs/results/demo-twice.md
 
 The last commit in an empty clone: `make setup`, then `make demo` twice, printed as it came, paths shortened;
-the teacher's stages of each are counted in the store. Ends with 1 if the second asked the teacher for anything.
+the teacher's stages of each are counted in the store. Ends with 1 if the second asked it for anything.
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ def main() -> int:
             after = counted(clone / "demo-store" / "store")
             told.append((which, said, seconds, {name: after[name] - before[name] for name in after}))
             before = after
-    machine, whole_s = figures.machine(), setup_s + told[0][2]
+    whole_s = setup_s + told[0][2]
+    machine, within = figures.machine(), "yes" if whole_s <= WITHIN_S else "**no**"
     print(f"""# A demo from nothing, and a second one
 
-Written by `make bench-demo` (`tests/bench/demo_twice.py`), not by hand: {commit} in an empty clone, `make setup`
-({setup_s:.0f} s, package caches warm), then `{' '.join(['make demo', *words])}` twice. The first asks the teacher, the second
-finds its artifacts. From nothing to the first one's tables: {whole_s:.0f} s, within {WITHIN_S:.0f} s: \
-{'yes' if whole_s <= WITHIN_S else '**no**'}.
+Written by `make bench-demo` (`tests/bench/demo_twice.py`), not by hand: {commit} in an empty clone,
+`make setup` ({setup_s:.0f} s, package caches warm), then `{' '.join(['make demo', *words])}` twice.
+The first asks the teacher, the second finds its artifacts.
+From nothing to the first one's tables: {whole_s:.0f} s, within {WITHIN_S:.0f} s: {within}.
 Machine: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, Linux {machine['kernel']}.
 
 | demo | took / s | runs | teacher stages | their energy / J |
