@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,8 @@ class Daemon:
 
     def __init__(self, folder: Path, log: Path) -> None:
         self.store = folder / "store"
-        os.environ["ENERGYD_ENDPOINT"] = f"ipc://{folder / 'e.sock'}"
+        self._short = Path(tempfile.mkdtemp(prefix="e"))  # a Unix socket's path may have 107 characters
+        os.environ["ENERGYD_ENDPOINT"] = f"ipc://{self._short / 'e.sock'}"
         os.environ["ENERGYD_SPOOL"] = str(folder / "spool")
         command = [sys.executable, "-m", "energyd", "start", "--foreground", "--store", str(self.store)]
         with log.open("ab") as file:
@@ -61,6 +64,7 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        shutil.rmtree(self._short, ignore_errors=True)
 
 
 def gather(store: Path, windows: list[tuple[int, int, int]], t0_ns: int, t1_ns: int) -> dict[str, Any]:

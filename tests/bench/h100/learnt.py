@@ -7,6 +7,7 @@ trained is in its results; how large the models are follows from the words that 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -91,8 +92,9 @@ def _parameters(store: Path) -> dict[str, int]:
 
     found: dict[str, int] = {}
     for row in ask(store, "SELECT DISTINCT env ->> 'argv' AS argv FROM runs"):
-        preset, *words = row["argv"].partition(" run ")[2].split()
-        config = load(preset, [w for w in words if "=" in w])
+        # Words stand beside each other as they were given, blanks within a value among them.
+        preset, *words = re.split(r" (?=[\w.]+=|--)", row["argv"].partition(" run ")[2])
+        config = load(preset, [word for word in words if not word.startswith("--")])
         for wanted in config.students:
             model = models.build(
                 wanted, vocab_size=CharTokenizer.vocab_size, pad_id=0, eos_id=1, seed=0,
