@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from energyq.find import Refused
 from energyq.likeness import LABELS, facts_of, refuse_or_note, unlike
 from energyq.notes import FLAGS
-from energyq.sides import Side, find_side
+from energyq.sides import Side, find_sides
 from energyq.spread import measured_variance, spread_of, systematic_j
 from energyq.student import CONFIDENCE, Part, half_width
 
@@ -78,7 +78,7 @@ def compare(
     reader: Reader, word_a: str, word_b: str, repeatability: float, *, allow_mixed: bool = False
 ) -> Comparison:
     """Compare two sides. Raises Refused if they are nothing, the same, or (unless `allow_mixed`) unlike."""
-    a, b = find_side(reader, word_a), find_side(reader, word_b)
+    a, b = find_sides(reader, word_a, word_b)
     both = [run_id for run_id in a.run_ids if run_id in b.run_ids]
     if both and a.path == b.path:
         what = "the same" if a.run_ids == b.run_ids else f"both made of run {both[0]}"
@@ -168,7 +168,8 @@ def _between_boards(a: Side, b: Side) -> float | None:
 
 def _unlike(reader: Reader, a: Side, b: Side, *, allow_mixed: bool) -> list[str]:
     """In what runs differ that must be alike, if that is allowed, and what a side does not tell."""
-    sides = [facts_of(reader, [r for r in side.run_ids if r in side.per_run]) for side in (a, b)]
+    facts_by_run = facts_of(reader, sorted({*a.per_run, *b.per_run}))
+    sides = [{r: facts_by_run[r] for r in side.per_run if r in facts_by_run} for side in (a, b)]
     facts = [f for side in sides for f in side.values()]
     notes = refuse_or_note(unlike(facts), allow_mixed=allow_mixed)
     for key in LABELS:

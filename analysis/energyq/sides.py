@@ -46,13 +46,26 @@ class _NoStage(NotFound):
     """The run is there, but no one stage of it goes by that word."""
 
 
-def find_side(reader: Reader, word: str) -> Side:
-    """The side meant. Raises NotFound where there is none, Refused where it makes no sense."""
-    head, run_ids, path = _resolve(reader, word)
-    stages = reader.sql(question("compare_stages"), {"runs": run_ids}).dicts()
+def find_sides(reader: Reader, *words: str) -> list[Side]:
+    """The sides meant. Raises NotFound where there is none, Refused where it makes no sense.
+
+    The store is asked about all of them at once: a plan of the views takes DuckDB longer to make than to
+    follow (`compare` of two short runs: 0.30 s of a core in SQL, not 0.43).
+    """
+    meant = [_resolve(reader, word) for word in words]
+    runs = {"runs": sorted({run_id for _, run_ids, _ in meant for run_id in run_ids})}
+    stages = reader.sql(question("compare_stages"), runs).dicts()
+    whole = any(path is None for _, _, path in meant)
+    totals = reader.sql(question("compare_totals"), runs).dicts() if whole else []
+    return [_side(reader, *which, stages, totals) for which in meant]
+
+
+def _side(
+    reader: Reader, head: str, run_ids: list[str], path: str | None, stages: list[Row], totals: list[Row]
+) -> Side:
+    stages, totals = ([r for r in rows if r["run_id"] in run_ids] for rows in (stages, totals))
     if path is None:
-        found = reader.sql(question("compare_totals"), {"runs": run_ids}).dicts()
-        inner = stages
+        found, inner = totals, stages
     else:
         found = [s for s in stages if s["path"] == path]
         inner = [s for s in stages if s["path"].startswith(path + "/")]

@@ -500,6 +500,16 @@ def test_help_loads_neither_duckdb_nor_rich_nor_zmq(energyq: Energyq) -> None:
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
+def test_an_answer_from_files_loads_neither_numpy_nor_rich_nor_zmq(root: Path) -> None:
+    script = (
+        "import sys; from energyq.cli import main; code = main(sys.argv[1:]);"
+        "print(code, sorted({'rich', 'zmq', 'numpy'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", script, "--store", str(root), "SELECT 7 AS n FROM runs LIMIT 1"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV, check=True)
+    assert done.stdout.splitlines() == ["n", "7", "0 []"]
+
+
 @pytest.mark.parametrize("missing", ["duckdb", "click", "rich"])
 def test_without_its_extra_energyq_says_in_one_sentence_what_to_install(missing: str) -> None:
     script = (

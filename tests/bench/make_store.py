@@ -24,9 +24,10 @@ from energyd.config import Keep
 from energyd.store import DAY_FILE, HOUR_NS, TABLES, THIN_FILE, Layout
 from energyd.store.base import ROW_GROUP
 from energyd.store.columns import schema
+from energyd.store.durable import copy_parquet
 from energyd.store.live import GRACE_S
 from energyd.store.upkeep import Upkeep
-from energyd.store.write import Batch, HotStore, copy_parquet
+from energyd.store.write import Batch, HotStore
 
 S = 1_000_000_000
 DAY_NS = 24 * HOUR_NS

@@ -190,6 +190,13 @@ def test_a_file_that_stands_for_others_beside_it_shows_no_row_twice(store: Path)
     assert sealed_files(store, None)["samples"][0].endswith(THIN_FILE)
 
 
+@pytest.mark.parametrize("child", ["upkeep_files", "ship_files"])
+def test_a_child_that_makes_or_ships_files_loads_no_numpy(child: str) -> None:
+    program = f"import sys, energyd.store.{child}; print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_killed_at_any_moment_it_loses_nothing_and_ends_the_same(store: Path) -> None:
     before = rows(store)
     command = [sys.executable, "-m", "energyd.store.upkeep_files", str(store), DAY]

@@ -61,6 +61,14 @@ def test_ci_runs_make_test_and_nothing_else() -> None:
     assert re.findall(r"\bmake .*", (ROOT / ".ci" / "run").read_text()) == ["make test"]
 
 
+def test_what_make_starts_may_keep_what_python_compiled_whatever_the_image_says(tmp_path: Path) -> None:
+    ours = re.findall(r"^(?:un)?export .*\n", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (tmp_path / "Makefile").write_text("".join(ours) + "all:\n\t@env\n")
+    told = sh("make", "-f", str(tmp_path / "Makefile"), PYTHONDONTWRITEBYTECODE="1")
+    assert told.returncode == 0, told.stderr
+    assert "PYTHONDONTWRITEBYTECODE" not in told.stdout
+
+
 def test_a_user_who_is_not_root_is_told_what_to_install(tools: Path) -> None:
     (tools / "id").unlink()
     fake(tools, "id", "echo 1000")

@@ -9,11 +9,14 @@ users may thus learn of RAPL: slower than its side channel needs (CVE-2020-8694)
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from energyd.config import Config, ConfigError
-from energyd.exporters.feed import Feed
-from energyd.exporters.otlp import Pusher
-from energyd.exporters.prometheus import Page
+
+if TYPE_CHECKING:
+    from energyd.exporters.feed import Feed
+    from energyd.exporters.otlp import Pusher
+    from energyd.exporters.prometheus import Page
 
 __all__ = ["Exports", "address"]
 
@@ -23,15 +26,22 @@ class Exports:
 
     def __init__(self, config: Config) -> None:
         """Bind what is to be bound. Raises ConfigError."""
-        wanted = config.metrics or config.otlp
-        self._feed = Feed(config.publish) if wanted else None
+        self._feed: Feed | None = None
         self._page: Page | None = None
         self._pusher: Pusher | None = None
-        if self._feed and config.otlp:
+        if not (config.metrics or config.otlp):
+            return
+        # Loaded where asked for: HTTP is a twentieth of a daemon's start.
+        from energyd.exporters.feed import Feed
+        from energyd.exporters.otlp import Pusher
+        from energyd.exporters.prometheus import Page
+
+        self._feed = Feed(config.publish)
+        if config.otlp:
             if not re.match(r"https?://[^/]", config.otlp):
                 raise ConfigError(f"cannot read --otlp {config.otlp}\n  cure: such as http://127.0.0.1:4318")
             self._pusher = Pusher(config.otlp, self._feed)
-        if self._feed and config.metrics:
+        if config.metrics:
             try:
                 self._page = Page(address(config.metrics), self._feed)
             except OSError as error:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from energyd.store import TABLES
+from energyd.store.durable import sync
 from energyd.store.lake import HOSTS, Address, LakeError, LakeRefused, LakeTaken, LakeUnreachable
 from energyd.store.lake_keys import s3_options
 from energyd.store.sums import digest
-from energyd.store.write import sync
 
 RETRIES: Final = 2
 """Of a request, at once; a lake that is down is tried again by the daemon, minutes later."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from energyd.store.base import quoted, sealed_files
+from energyd.store.durable import copy_parquet, sync
 from energyd.store.outbox import THINNED, Outbox, Waiting
 from energyd.store.upkeep_files import THIN_SQL, connect, view_of
-from energyd.store.write import copy_parquet, sync
 
 
 def thin_segment(store: Path, outbox: Outbox, waiting: Waiting) -> Waiting:

@@ -15,7 +15,8 @@ from energyd.roughness import I32, I64
 from energyd.store import TABLES, Layout
 from energyd.store.base import first_line
 from energyd.store.catalogue import write_catalogue
-from energyd.store.write import HotStore, StoreError, copy_parquet
+from energyd.store.durable import copy_parquet
+from energyd.store.write import HotStore, StoreError
 
 GRACE_S: Final = 600.0
 Arrays = list[tuple[int, I64, I32, I64]]

@@ -30,8 +30,8 @@ from energyd.store import (
     is_hour_file,
     names_in,
 )
+from energyd.store.durable import sync
 from energyd.store.sums import digest
-from energyd.store.write import sync
 
 FOLDER: Final = "outbox"
 REFUSED: Final = "refused"

@@ -21,9 +21,10 @@ import duckdb
 from energyd.store import KEPT, TABLES, Layout, hour_of_sealed
 from energyd.store.base import first_line, parquet, quoted, sealed_files
 from energyd.store.damage import ASIDE, aside_name, is_damage, set_aside, unreadable_parquet
+from energyd.store.durable import copy_parquet, sync
 from energyd.store.rebuild import REASON, STATE_TABLES, Sources, fill
 from energyd.store.sealed import deleted_files, forget_files, note_gaps, set_aside_sealed
-from energyd.store.write import HotStore, StoreError, copy_parquet, sync
+from energyd.store.write import HotStore, StoreError
 
 ROWS_LOST: Final = "rows_lost"
 """In `meta` of a hot.duckdb made anew: 1 until a daemon has taken it over, and named the gap by it."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import duckdb
-import numpy as np
 
 from energyd.store import Layout
 from energyd.store.base import quoted, sealed_files
@@ -81,6 +80,8 @@ def _ask(layout: Layout, endpoint: str | None) -> tuple[dict[str, Any] | None, s
 
 def _from_daemon(con: duckdb.DuckDBPyConnection, answer: dict[str, Any]) -> Parts:
     """Tables `hot.<table>` from the reply."""
+    import numpy as np  # as in columns.py
+
     con.execute("CREATE SCHEMA IF NOT EXISTS hot")
     for table, columns in schema().items():
         con.execute(f"CREATE OR REPLACE TABLE hot.{table} ({', '.join(f'{n} {k}' for n, k in columns)})")

@@ -30,8 +30,8 @@ from energyd.store import (
     month_of,
 )
 from energyd.store.base import ROW_GROUP, files_of, first_line, parquet, quoted, sealed_files
+from energyd.store.durable import copy_parquet, sync
 from energyd.store.sums import altered, missing, place, tidy
-from energyd.store.write import copy_parquet, sync
 
 MEMORY: Final = "200MB"
 _PR_SET_PDEATHSIG: Final = 1

@@ -8,7 +8,6 @@ of an hour in ONE transaction (two lose rows that arrive in between), rename bef
 from __future__ import annotations
 
 import json
-import os
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from energyd.energy import Appended, Totals
 from energyd.store import HOUR_NS, KEPT, TABLES, Layout
 from energyd.store.base import first_line, quoted
 from energyd.store.columns import SCHEMA_SQL, inserted, schema, to_numpy
+from energyd.store.durable import copy_parquet, sync
 from energyd.store.quarantine import QUARANTINE, SHAPES, UNCONVERTIBLE, quarantine
 from energyd.store.sums import place
 
@@ -335,29 +335,6 @@ _STATE_COLUMNS = {
     "memos": [("stage_id", "VARCHAR"), ("memo", "VARCHAR")],
     "clients": [("client", "VARCHAR"), ("seq", "BIGINT"), ("t_ns", "BIGINT")],
 }
-
-
-def copy_parquet(
-    con: duckdb.DuckDBPyConnection, query: str, path: Path, row_group: int | None = None
-) -> None:
-    """Write a query's rows as Parquet: V2 pages and zstd take 8 bytes a sample where DuckDB takes 12.
-
-    `row_group`: rows between two zone maps, else DuckDB's own number.
-    """
-    size = "" if row_group is None else f", ROW_GROUP_SIZE {row_group}"
-    con.execute(
-        f"COPY ({query}) TO {quoted(path)} (FORMAT parquet, PARQUET_VERSION V2, COMPRESSION zstd{size})"
-    )
-    path.chmod(0o640)
-
-
-def sync(path: Path) -> None:
-    """Make a file's or folder's content durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _make_folder(path: Path) -> None:
