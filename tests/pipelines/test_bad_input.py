@@ -50,6 +50,16 @@ def artifacts(folder: Path) -> list[str]:
         (("students.0.ref=/nowhere/model", "pipelines=[sft]"), 1, "no tokenizer"),
         (("device=cuda",), 2, "no CUDA device"),
         (("train.batch=65",), 2, "fewer than one batch"),
+        (("kd.k=41",), 2, "kd.k is 41, the vocabulary has 40 tokens"),
+        (
+            ("pipelines=[sft]", "train.optimizer=adamw", "train.lr=1e30", "train.steps=6"), 1,
+            "the student diverged",
+        ),
+        (("pipelines=[sft]", "students.0.width=400000"), 1, "does not fit in the memory of cpu"),
+        (
+            ("pipelines=[sft]", "train.optimizer=adamw", "train.lora.r=4", "train.lora.targets=nosuch"), 2,
+            "no adapters can be put there",
+        ),
         (("--resume",), 1, "nothing to resume"),
         (("out=/proc/nowhere",), 2, "results cannot be put there"),
         (("reuse.root=/proc/nowhere", "pipelines=[kd]"), 1, "a reuse.root that you may write to"),
@@ -61,13 +71,14 @@ def test_what_cannot_be_is_refused_in_three_lines(
 ) -> None:
     assert said in refused(*words, code=code)
     assert artifacts(unmeasured) == []
+    assert not list(unmeasured.glob("runs/*/*/result.json"))
 
 
 def test_a_missing_column_names_the_line_and_the_columns_there_are(unmeasured: Path) -> None:
     (unmeasured / "d.jsonl").write_text(json.dumps({"question": "a", "answer": "b"}) + "\n")
     models_folder = unmeasured / "m"
     tokenizer(models_folder, "abc")
-    said = refused("data.task=jsonl", "data.path=d.jsonl", f"data.tokenizer={models_folder}")
+    said = refused("data.task=jsonl", "data.path=d.jsonl", f"data.tokenizer={models_folder}", "pipelines=[sft]")
     assert "d.jsonl, line 1" in said
     assert "question, answer" in said
 
@@ -119,6 +130,21 @@ def test_a_teacher_of_another_tokenizer_is_refused_and_one_of_the_same_is_not(un
     code, said = distill("run", "quick", *SMALLEST, *words, "teacher={name: T, ref: student}")
     assert code == 0, said
     assert len(artifacts(unmeasured)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("model.safetensors", "cut"), ("model.safetensors", "changed"), ("tokenizer.json", "changed")],
+)
+def test_a_damaged_file_of_a_model_is_one_clear_error(unmeasured: Path, name: str, damage: str) -> None:
+    saved_model(unmeasured / "m", "abc")
+    records(unmeasured / "d.jsonl")
+    file = unmeasured / "m" / name
+    whole = bytearray(file.read_bytes())
+    whole[9] ^= 0x40
+    file.write_bytes(whole if damage == "changed" else whole[: len(whole) // 2])
+    words = ("data.task=jsonl", "data.path=d.jsonl", "data.n=0", "train.optimizer=adafactor")
+    refused(*words, "students=[{name: S, ref: m}]", "pipelines=[sft]")
 
 
 def test_a_corrupted_cache_stops_the_run_and_a_reason_makes_it_again(unmeasured: Path) -> None:
