@@ -78,7 +78,8 @@ def test_a_missing_column_names_the_line_and_the_columns_there_are(unmeasured: P
     (unmeasured / "d.jsonl").write_text(json.dumps({"question": "a", "answer": "b"}) + "\n")
     models_folder = unmeasured / "m"
     tokenizer(models_folder, "abc")
-    said = refused("data.task=jsonl", "data.path=d.jsonl", f"data.tokenizer={models_folder}", "pipelines=[sft]")
+    words = ("data.task=jsonl", "data.path=d.jsonl", f"data.tokenizer={models_folder}", "pipelines=[sft]")
+    said = refused(*words)
     assert "d.jsonl, line 1" in said
     assert "question, answer" in said
 
