@@ -190,6 +190,12 @@ def test_a_student_that_finds_no_room_is_an_error_of_ours_and_leaves_no_half_of_
     assert not list(unmeasured.glob("runs/*/*/student*"))
 
 
+@pytest.mark.usefixtures("no_room")
+def test_data_that_find_no_room_give_back_what_they_took(unmeasured: Path) -> None:
+    assert "cannot write" in refused("pipelines=[sft]", "data.n=2000")
+    assert not list(unmeasured.glob("runs/*/*/*.new*"))
+
+
 def test_artifacts_that_may_only_be_read_are_used_and_the_store_alone_counts_it(
     unmeasured: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -217,6 +223,27 @@ def test_an_interrupted_study_says_how_it_goes_on(unmeasured: Path, monkeypatch:
     assert distill(*words, "--resume")[0] == 0
     found = json.loads(next(unmeasured.glob("runs/*/*/result.json")).read_text())
     assert (found["attempts"], len(found["run_ids"])) == (2, 2)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"run_ids": 3}'])
+def test_a_damaged_state_or_result_of_a_cell_is_one_clear_error(
+    unmeasured: Path, text: str
+) -> None:
+    words = ("pipelines=[sft]", "train.steps=2")
+    assert distill("run", "quick", *SMALLEST, *words)[0] == 0
+    result = next(unmeasured.glob("runs/*/*/result.json"))
+    result.write_text(text)
+    assert "came to cannot be read" in refused(*words, "--resume")
+    code, said = distill("metrics", str(result.parent), "none.json")
+    assert (code, "came to cannot be read" in said) == (1, True)
+    result.unlink()
+    state = result.with_name("state.json")
+    kept = state.read_text()
+    state.write_text(text)
+    assert "had come cannot be read" in refused(*words, "--resume")
+    state.write_text(kept)
+    assert distill("run", "quick", *SMALLEST, *words, "--resume")[0] == 0
+    assert result.exists()
 
 
 @pytest.mark.parametrize(
