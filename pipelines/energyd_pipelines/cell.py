@@ -21,9 +21,11 @@ from torch import nn
 import energyd_client as energy
 from energyd_pipelines.checkpoints import with_room
 from energyd_pipelines.config import Config, ModelConfig
+from energyd_pipelines.errors import DistillError
 from energyd_pipelines.evaluate import Quality
 from energyd_pipelines.processes import Processes
 from energyd_pipelines.progress import Progress
+from energyd_pipelines.study_folder import read_result
 
 if TYPE_CHECKING:
     from energyd_pipelines.artifacts.registry import Artifact, Registry
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from energyd_pipelines.production import Site
     from energyd_pipelines.starved import Starved
 
-KEPT: Final = ("attempt", "finished", "run_ids", "idle", "trainings")
-"""What the next attempt must know of those before it: `state.json`."""
+KEPT: Final[dict[str, type | tuple[type, ...]]] = {
+    "attempt": int, "finished": list, "run_ids": list, "idle": (str, type(None)), "trainings": list,
+}  # fmt: skip
+"""What the next attempt must know of those before it, and of which type it is: `state.json`."""
 
 
 @dataclass
@@ -80,9 +84,7 @@ class Cell:
     @property
     def result(self) -> dict[str, Any] | None:
         """What a finished cell came to; None: it is not finished."""
-        path = self.folder / "result.json"
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-        return found
+        return read_result(self.folder / "result.json")
 
     @contextmanager
     def begin(self) -> Iterator[energy.Run]:
@@ -165,10 +167,19 @@ class Cell:
 
     def _read(self) -> None:
         path = self.folder / "state.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            for name in (n for n in KEPT if n in found):
-                setattr(self, name, found[name])
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError):
+            found = None
+        if not isinstance(found, dict) or not all(isinstance(found.get(n), kind) for n, kind in KEPT.items()):
+            raise DistillError(
+                "how far this cell had come cannot be read", where=str(path),
+                cure="delete the cell's folder: it is trained anew; its attempts stay in the store",
+            )  # fmt: skip
+        for name in KEPT:
+            setattr(self, name, found[name])
 
     def _write(self) -> None:
         if not (self.folder / "config.yaml").exists():
@@ -183,10 +194,14 @@ class Cell:
 
         def replace() -> None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with aside.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.folder / name)
+            try:
+                with aside.open("w") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.replace(self.folder / name)
+            except BaseException:
+                aside.unlink(missing_ok=True)  # on a full disk it would hold the room
+                raise
 
         with_room(self.folder, replace)

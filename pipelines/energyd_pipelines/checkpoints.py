@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def load(path: Path, model: nn.Module, optimiser: Together, device: torch.device
     if not path.exists():
         return 0
     try:
+        with zipfile.ZipFile(path) as parts:  # torch writes the CRC of each part and does not read it
+            if (damaged := parts.testzip()) is not None:
+                raise ValueError(f"{damaged} is not what was written (CRC)")
         state = torch.load(path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])

@@ -150,12 +150,11 @@ def metrics_command(run: str, results: Path) -> None:
     Example:
       distill metrics 20261124-090303-ed59057e results.json
     """
-    import json
-
     from energyd_pipelines.metrics import add_metrics
+    from energyd_pipelines.study_folder import read_result
 
-    cell = Path(run) / "result.json"
-    run_id = json.loads(cell.read_text())["run_ids"][-1] if cell.is_file() else run
+    cell = read_result(Path(run) / "result.json")
+    run_id = run if cell is None else cell["run_ids"][-1]
     click.echo(f"{add_metrics(run_id, results)} metrics of {run_id}")
 
 

@@ -280,10 +280,12 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
     elif hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             found = float(value)  # PyYAML reads 5e-3 as a word
-        except ValueError:
+        except (ValueError, OverflowError):
             wanted = "a number"
     elif not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         wanted = {int: "a whole number", bool: "true or false", str: "a word", float: "a number"}[hint]
+    elif isinstance(value, str) and "\0" in value:  # no file has such a name
+        wanted = "a word without \\0"
     if wanted:
         raise DistillError(f"{path} is {value!r:.60}", where=where, cure=wanted, code=USAGE)
     return found

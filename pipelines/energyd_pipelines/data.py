@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +138,12 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, tell: Callable[[str], object
     if not kept or not short:
         raise DistillError(
             f"too few examples: {len(short)} to learn from and {len(kept)} held out, of {len(learn + held)}",
-            where=data.path or data.task, cure="more data, a smaller data.n_eval or a larger data.max_len",
+            where=(data.eval_path if short else data.path) or data.path or data.task,
+            cure="more data, a smaller data.n_eval or a larger data.max_len",
         )  # fmt: skip
     if data.task != "strings":
         _tell(data, (len(learn), len(short)), (len(held), len(kept)), tell)
+        _tell_what_is_odd(data, learn, held, tell)
     return Prepared(
         dataset_of(short, tokenizer), dataset_of((held_examples[i] for i in kept), tokenizer),
         [groups[i] for i in kept], len(learn) - len(short) + len(held) - len(kept),
@@ -163,6 +166,20 @@ def _tell(
     tell(f"{data.path}: {'; '.join(parts)}")
 
 
+def _tell_what_is_odd(
+    data: DataConfig, learn: Sequence[tuple[str, str]], held: Sequence[tuple[str, str]],
+    tell: Callable[[str], object],
+) -> None:  # fmt: skip
+    """What may be meant, and makes quality another thing than it seems."""
+    empty = sum(not answer for _, answer in (*learn, *held))
+    if empty:
+        tell(f"{data.path}: {empty} answers are empty: of these only the end is learnt")
+    learnt = {prompt for prompt, _ in learn}
+    both = sum(prompt in learnt for prompt, _ in held)
+    if both:
+        tell(f"{data.eval_path or data.path}: {both} of {len(held)} held-out prompts are learnt from too")
+
+
 def _example(tokenizer: Tokenizer, prompt: str, answer: str) -> Example:
     asked = tokenizer.encode(prompt) or [tokenizer.eos_id]  # a first label needs something before it
     tokens = np.array([*asked, *tokenizer.encode(answer), tokenizer.eos_id], dtype=np.uint32)
@@ -179,9 +196,9 @@ def _pairs(data: DataConfig, path: str, most: int) -> Iterator[tuple[str, str]]:
 
 
 def _pair(data: DataConfig, record: dict[str, Any], where: str) -> tuple[str, str]:
-    if data.messages in record:
+    if record.get(data.messages) is not None:
         try:
-            *before, last = [(str(m["role"]), str(m["content"])) for m in record[data.messages]]
+            *before, last = [(str(m["role"]), m["content"]) for m in record[data.messages]]
         except (TypeError, KeyError, ValueError):
             before, last = [], ("", "")
         if last[0] != "assistant" or not before:
@@ -189,26 +206,44 @@ def _pair(data: DataConfig, record: dict[str, Any], where: str) -> tuple[str, st
                 f"{data.messages} does not end with an answer of the assistant",
                 where=where, cure='[{"role": "user", "content": …}, …, {"role": "assistant", "content": …}]',
             )  # fmt: skip
-        turns = "".join(f"<|{role}|>\n{text}\n" for role, text in before)
-        return f"{turns}<|assistant|>\n", last[1]
+        turns = "".join(f"<|{role}|>\n{_text(text, f'content of {role}', where)}\n" for role, text in before)
+        return f"{turns}<|assistant|>\n", _text(last[1], "content of assistant", where)
     if data.prompt in record and data.completion in record:
-        return str(record[data.prompt]), str(record[data.completion])
+        prompt, answer = (_text(record[name], name, where) for name in (data.prompt, data.completion))
+        return prompt, answer
     raise DistillError(
         f"neither column {data.messages} nor {data.prompt} and {data.completion}: {', '.join(record):.50}",
         where=where, cure="data.messages=COLUMN, or data.prompt=COLUMN data.completion=COLUMN",
     )  # fmt: skip
 
 
+def _text(value: Any, name: str, where: str) -> str:
+    """A text or a finite number as text; `None` or a list would be learnt as Python spells it."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    if not isinstance(value, str):
+        said = "null" if value is None else f"no text: {value!r:.40}"
+        raise DistillError(f"{name} is {said}", where=where, cure="a text there, or leave this record out")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a pair, such as \ud800: no tokenizer takes it
+        raise DistillError(
+            f"{name} is no valid text: {error.reason}, character {error.start}", where=where,
+            cure="a text there, or leave this record out",
+        ) from error  # fmt: skip
+    return value
+
+
 def _jsonl(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        with Path(path).open(encoding="utf-8") as lines:
+        with Path(path).open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 where = f"{path}, line {number}"
                 if not line.strip():
                     continue
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DistillError(f"no JSON: {error}", where=where, cure="one object a line") from error
                 if not isinstance(record, dict):
                     raise DistillError("no JSON object", where=where, cure="one object a line")

@@ -41,13 +41,17 @@ def write(path: Path, prepared: Prepared) -> None:
     aside = path.with_name("data.new.npz")
 
     def action() -> None:
-        with aside.open("wb") as file:
-            np.savez(
-                file, tokens=train.tokens, offsets=train.offsets, prompts=train.prompts,
-                held_tokens=held.tokens, held_offsets=held.offsets, held_prompts=held.prompts,
-                groups=np.array(prepared.groups, dtype=str), too_long=prepared.too_long,
-            )  # fmt: skip
-        aside.replace(path)
+        try:
+            with aside.open("wb") as file:
+                np.savez(
+                    file, tokens=train.tokens, offsets=train.offsets, prompts=train.prompts,
+                    held_tokens=held.tokens, held_offsets=held.offsets, held_prompts=held.prompts,
+                    groups=np.array(prepared.groups, dtype=str), too_long=prepared.too_long,
+                )  # fmt: skip
+            aside.replace(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)  # on a full disk it would hold the room
+            raise
 
     with_room(path.parent, action)
 

@@ -11,12 +11,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from energyd_pipelines import models
 from energyd_pipelines import processes as proc
 from energyd_pipelines.artifacts.registry import Registry
 from energyd_pipelines.cell import Cell
 from energyd_pipelines.config import Config
 from energyd_pipelines.data import tokenizer_of
+from energyd_pipelines.errors import DistillError
 from energyd_pipelines.identity import must_share_tokens
 from energyd_pipelines.metrics import add_metrics
 from energyd_pipelines.progress import Progress
@@ -69,7 +72,16 @@ def _run(cell: Cell) -> None:
     from energyd_pipelines.recipes import RECIPES
 
     began = time.monotonic()
-    quality = RECIPES[cell.pipeline](cell)
+    try:
+        quality = RECIPES[cell.pipeline](cell)
+    except RuntimeError as error:
+        said = str(error).strip().split("\n", 1)[0]
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in said:
+            raise
+        raise DistillError(
+            f"it does not fit in the memory of {cell.processes.device}: {said:.120}", where=cell.name,
+            cure="a smaller train.micro_batch, evaluate.batch, kd.batch or student",
+        ) from error  # fmt: skip
     cell.trained = None
     if cell.config.evaluate.lm_eval and cell.processes.first:
         _add_lm_eval(cell)
@@ -97,6 +109,14 @@ def cells_of(
     tokenizer = tokenizer_of(config.data, config.students[0].ref)
     for student in config.students:
         must_share_tokens(student, "student", tokenizer.hash)
+    if config.teacher is not None and set(config.pipelines) != {"sft"}:
+        must_share_tokens(config.teacher, "teacher", tokenizer.hash)
+    if "kd" in config.pipelines and config.kd.k > tokenizer.vocab_size:
+        raise DistillError(
+            f"kd.k is {config.kd.k}, the vocabulary has {tokenizer.vocab_size} tokens",
+            cure="a smaller kd.k",
+            code=2,
+        )
     registry = Registry(config.reuse.root)
     if os.environ.get("ENERGYD_RUN_ID") and here.first:
         say.done("ENERGYD_RUN_ID is set: all cells join that run, and no study can tell them apart")

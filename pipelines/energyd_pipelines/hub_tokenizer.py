@@ -17,7 +17,7 @@ class HubTokenizer:
 
         try:
             self.inner: Any = AutoTokenizer.from_pretrained(ref)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the tokenizers' parser knows no class of its own
             said = str(error).strip().split("\n", 1)[0]
             raise DistillError(
                 f"no tokenizer {ref!r}: {said:.120}", cure="data.tokenizer=FOLDER or a name on the hub"

@@ -16,7 +16,7 @@ from energyd_pipelines.config import TrainConfig
 from energyd_pipelines.evaluate import evaluate
 from energyd_pipelines.examples import Batch, Counts, Dataset
 from energyd_pipelines.optimisers import optimiser_of, rate
-from energyd_pipelines.training import Loss, targets_in_batch, train_step
+from energyd_pipelines.training import Loss, must_be_finite, targets_in_batch, train_step
 
 if TYPE_CHECKING:
     from energyd_pipelines.cell import Cell
@@ -70,6 +70,7 @@ def train(
                     device=processes.device,
                     clip=config.clip,
                 )
+                must_be_finite(result.loss_mean, f"at step {i + 1}", cell.name)
                 counts += result.counts
                 losses.append(result.loss_mean)
                 cell.say.now(f"{cell.name}  step {i + 1} of {config.steps}  loss {result.loss_mean:.3f}")

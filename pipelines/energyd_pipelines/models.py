@@ -94,13 +94,14 @@ def decoder(
 
 
 def _pretrained(wanted: ModelConfig, dtype: torch.dtype, attention: str) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_pretrained(
             wanted.ref, revision=wanted.revision, dtype=dtype, attn_implementation=attention
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DistillError(
             f"no model {wanted.ref}: {_first_line(error)}",
             where=f"model {wanted.name}"
@@ -119,13 +120,19 @@ def _with_adapters(model: Any, train: TrainConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     lora = train.lora
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
-            task_type="CAUSAL_LM",
-        ),
-    )  # fmt: skip
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
+                task_type="CAUSAL_LM",
+            ),
+        )  # fmt: skip
+    except ValueError as error:
+        raise DistillError(
+            f"no adapters can be put there: {_first_line(error)}", where="train.lora",
+            cure="train.lora.targets=all-linear", code=2,
+        ) from error  # fmt: skip
 
 
 def _first_line(error: Exception) -> str:
@@ -134,6 +141,7 @@ def _first_line(error: Exception) -> str:
 
 def reload(folder: Path, train: TrainConfig, device: torch.device) -> nn.Module:
     """A student that `checkpoints.save_student` wrote, ready to be asked. Raises DistillError."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
@@ -143,7 +151,7 @@ def reload(folder: Path, train: TrainConfig, device: torch.device) -> nn.Module:
             model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPES[train.dtype])
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[train.dtype])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DistillError(
             f"the trained student cannot be read: {_first_line(error)}", where=str(folder),
             cure="delete the cell's folder: it is trained anew",

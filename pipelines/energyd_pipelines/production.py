@@ -25,6 +25,11 @@ REPORTED: Final = "reported"
 """Origin of joules that somebody else measured: never silently mixed with those measured here."""
 
 
+FIGURES: Final = (
+    "total_j", "u_random_j", "u_total_j", "coverage", "duration_s", "grid_g_per_kwh", "pue",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """Where the machine stands: what turns joules into grams. None: not known, and never guessed."""
@@ -63,8 +68,20 @@ class Production:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Production:
-        """From a manifest; keys that this release does not know are passed over. Raises TypeError."""
+        """From a manifest; keys that this release does not know are passed over.
+
+        Raises TypeError and ValueError: a figure below 0 or not finite was measured by nobody.
+        """
         known = {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
+        for name in FIGURES:
+            must_be_figure(name, known.get(name))
+        for name in ("energy_j", "reason"):
+            if not isinstance(known.get(name, {}), dict):
+                raise TypeError(f"{name} is {known[name]!r:.40}")
+        for domain, joules in known["energy_j"].items():
+            must_be_figure(f"energy_j of {domain}", joules)
+        for attempt in known.get("attempts", ()):
+            must_be_figure("total_j of an attempt", attempt.get("total_j"))
         lists = {name: tuple(known.get(name, ())) for name in ("hardware", "attempts")}
         return cls(**{**known, **lists})
 
@@ -72,6 +89,13 @@ class Production:
         """This one as a line among attempts."""
         names = ("run_id", "stage_id", "energy_j", "reason", "total_j", "u_random_j", "u_total_j")
         return {"status": status, **{n: getattr(self, n) for n in names}, "duration_s": self.duration_s}
+
+
+def must_be_figure(name: str, value: Any) -> None:
+    """Raises ValueError for what is neither None nor a finite number from 0 on."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and 0 <= value < math.inf):
+        raise ValueError(f"{name} is {value!r:.40}")
 
 
 def energy_of(

@@ -62,6 +62,11 @@ def draw(
     return list(found.items())
 
 
+def n_prompts(longest: int) -> int:
+    """How many different prompts there are with words up to `longest`."""
+    return len(OPERATIONS) * sum(int(len(LETTERS) ** size) for size in range(SHORTEST, min(longest, 20) + 1))
+
+
 def _endless(dice: np.random.Generator, longest: int) -> Iterator[tuple[str, str]]:
     names = list(OPERATIONS)
     while True:

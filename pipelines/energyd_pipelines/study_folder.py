@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Final
 
 from energyd_pipelines.config import USAGE, Config
 from energyd_pipelines.errors import AGAIN, DistillError
+
+RESULT: Final = {"pipeline": str, "student": str, "exact_match": float, "run_ids": list, "saved": list}
+"""What is read of a cell's `result.json`, and of which type it must be."""
 
 
 def new_folder(config: Config) -> Path:
@@ -71,7 +77,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def newest_folder(config: Config) -> Path:
     """The newest execution of this very configuration. Raises DistillError if there is none."""
-    begun = Path(config.out).glob(f"{config.name}-*-{config.hash[:4]}*/*/state.json")
+    begun = Path(config.out).glob(f"{glob.escape(config.name)}-*-{config.hash[:4]}*/*/state.json")
     found = sorted({path.parents[1] for path in begun}, key=lambda p: p.stat().st_mtime)
     if not found:
         raise DistillError(
@@ -79,3 +85,19 @@ def newest_folder(config: Config) -> Path:
             cure="the same words as then, or without --resume",
         )  # fmt: skip
     return found[-1]
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """What a finished cell came to; None: it is not finished. Raises DistillError for a damaged file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in RESULT.items()):
+        raise DistillError(
+            "what this cell came to cannot be read", where=str(path),
+            cure="delete this file, then --resume: the student is evaluated again",
+        )  # fmt: skip
+    return found

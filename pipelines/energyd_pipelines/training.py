@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from energyd_pipelines.errors import DistillError
 from energyd_pipelines.examples import NO_LABEL, Batch, Counts
 
 Loss = Callable[[Tensor, Tensor, Any], Tensor]
@@ -21,6 +23,15 @@ class StepResult:
 
     loss_mean: float  # nats a label token, over all devices
     counts: Counts  # of this process
+
+
+def must_be_finite(nats: float, when: str, where: str) -> None:
+    """Raises DistillError: a student whose weights are no numbers any more has no quality to be compared."""
+    if not math.isfinite(nats):
+        raise DistillError(
+            f"the student diverged: its loss is {nats} {when}", where=where,
+            cure="a smaller train.lr, a longer train.warmup or train.clip=1",
+        )  # fmt: skip
 
 
 def targets_in_batch(batch: Batch) -> Any:

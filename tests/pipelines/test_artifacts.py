@@ -230,6 +230,23 @@ def test_a_changed_byte_is_told_at_the_next_use_and_cured_by_making_it_again(tmp
     assert registry.verify(SPEC.id).manifest.files[0].name == "x"
 
 
+def test_an_artifact_whose_manifest_is_gone_is_told_before_the_teacher_works(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "artifacts")
+    (put(registry).folder / "manifest.json").unlink()
+    code = (
+        "def make(draft, stage): print('worked'); (draft.folder / 'x').write_text('new')\n"
+        "run = energy.run('r').begin()\n"
+        "try: obtain(run, registry, spec, 'teacher.logits', make)\n"
+        "except DistillError as error: print(error)\n"
+        "obtain(run, registry, spec, 'teacher.logits', make, regenerate='its manifest was gone')\n"
+    )
+    told = finish(program(tmp_path, code)).splitlines()
+    assert "manifest.json is missing" in told[0]
+    assert "--regenerate" in told[2]
+    assert told[3:] == ["worked"]
+    registry.verify(SPEC.id)
+
+
 # ---- made again ------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,16 @@ def artifacts(folder: Path) -> list[str]:
         (("students.0.ref=/nowhere/model", "pipelines=[sft]"), 1, "no tokenizer"),
         (("device=cuda",), 2, "no CUDA device"),
         (("train.batch=65",), 2, "fewer than one batch"),
+        (("kd.k=41",), 2, "kd.k is 41, the vocabulary has 40 tokens"),
+        (
+            ("pipelines=[sft]", "train.optimizer=adamw", "train.lr=1e30", "train.steps=6"), 1,
+            "the student diverged",
+        ),
+        (("pipelines=[sft]", "students.0.width=400000"), 1, "does not fit in the memory of cpu"),
+        (
+            ("pipelines=[sft]", "train.optimizer=adamw", "train.lora.r=4", "train.lora.targets=nosuch"), 2,
+            "no adapters can be put there",
+        ),
         (("--resume",), 1, "nothing to resume"),
         (("out=/proc/nowhere",), 2, "results cannot be put there"),
         (("reuse.root=/proc/nowhere", "pipelines=[kd]"), 1, "a reuse.root that you may write to"),
@@ -61,13 +71,15 @@ def test_what_cannot_be_is_refused_in_three_lines(
 ) -> None:
     assert said in refused(*words, code=code)
     assert artifacts(unmeasured) == []
+    assert not list(unmeasured.glob("runs/*/*/result.json"))
 
 
 def test_a_missing_column_names_the_line_and_the_columns_there_are(unmeasured: Path) -> None:
     (unmeasured / "d.jsonl").write_text(json.dumps({"question": "a", "answer": "b"}) + "\n")
     models_folder = unmeasured / "m"
     tokenizer(models_folder, "abc")
-    said = refused("data.task=jsonl", "data.path=d.jsonl", f"data.tokenizer={models_folder}")
+    words = ("data.task=jsonl", "data.path=d.jsonl", f"data.tokenizer={models_folder}", "pipelines=[sft]")
+    said = refused(*words)
     assert "d.jsonl, line 1" in said
     assert "question, answer" in said
 
@@ -121,6 +133,21 @@ def test_a_teacher_of_another_tokenizer_is_refused_and_one_of_the_same_is_not(un
     assert len(artifacts(unmeasured)) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("model.safetensors", "cut"), ("model.safetensors", "changed"), ("tokenizer.json", "changed")],
+)
+def test_a_damaged_file_of_a_model_is_one_clear_error(unmeasured: Path, name: str, damage: str) -> None:
+    saved_model(unmeasured / "m", "abc")
+    records(unmeasured / "d.jsonl")
+    file = unmeasured / "m" / name
+    whole = bytearray(file.read_bytes())
+    whole[9] ^= 0x40
+    file.write_bytes(whole if damage == "changed" else whole[: len(whole) // 2])
+    words = ("data.task=jsonl", "data.path=d.jsonl", "data.n=0", "train.optimizer=adafactor")
+    refused(*words, "students=[{name: S, ref: m}]", "pipelines=[sft]")
+
+
 def test_a_corrupted_cache_stops_the_run_and_a_reason_makes_it_again(unmeasured: Path) -> None:
     words = ("run", "quick", *SMALLEST, "pipelines=[kd]")
     assert distill(*words)[0] == 0
@@ -163,6 +190,12 @@ def test_a_student_that_finds_no_room_is_an_error_of_ours_and_leaves_no_half_of_
     assert not list(unmeasured.glob("runs/*/*/student*"))
 
 
+@pytest.mark.usefixtures("no_room")
+def test_data_that_find_no_room_give_back_what_they_took(unmeasured: Path) -> None:
+    assert "cannot write" in refused("pipelines=[sft]", "data.n=2000")
+    assert not list(unmeasured.glob("runs/*/*/*.new*"))
+
+
 def test_artifacts_that_may_only_be_read_are_used_and_the_store_alone_counts_it(
     unmeasured: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,6 +223,27 @@ def test_an_interrupted_study_says_how_it_goes_on(unmeasured: Path, monkeypatch:
     assert distill(*words, "--resume")[0] == 0
     found = json.loads(next(unmeasured.glob("runs/*/*/result.json")).read_text())
     assert (found["attempts"], len(found["run_ids"])) == (2, 2)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", '{"run_ids": 3}'])
+def test_a_damaged_state_or_result_of_a_cell_is_one_clear_error(
+    unmeasured: Path, text: str
+) -> None:
+    words = ("pipelines=[sft]", "train.steps=2")
+    assert distill("run", "quick", *SMALLEST, *words)[0] == 0
+    result = next(unmeasured.glob("runs/*/*/result.json"))
+    result.write_text(text)
+    assert "came to cannot be read" in refused(*words, "--resume")
+    code, said = distill("metrics", str(result.parent), "none.json")
+    assert (code, "came to cannot be read" in said) == (1, True)
+    result.unlink()
+    state = result.with_name("state.json")
+    kept = state.read_text()
+    state.write_text(text)
+    assert "had come cannot be read" in refused(*words, "--resume")
+    state.write_text(kept)
+    assert distill("run", "quick", *SMALLEST, *words, "--resume")[0] == 0
+    assert result.exists()
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,10 @@ def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> 
         ("data.n_eval=0", "nothing to measure quality on"),
         ("data.noise=1.5", "from 0 to 1"),
         ("kd.tau=0", "kd.tau is 0"),
-        ("kd.temperatures=[1, -2]", "all above 0"),
-        ("generate.top_p=0", "at most 1"),
+        ("kd.temperatures=[1, -2]", "kd.temperatures is [1.0, -2.0]"),
+        ("kd.temperatures=[1e300]", "all from 0.01 to 1000"),
+        ("kd.tau=1e-300", "from 0.01 to 1000"),
+        ("generate.top_p=0", "from 1e-06 to 1"),
         ("prerun.idle_s=-1", "prerun.idle_s is -1"),
         ("evaluate.batch=0", "evaluate.batch is 0"),
         ("pipelines=[]", "pipelines is []"),
@@ -115,6 +117,33 @@ def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> 
         ("students=[{name: a/b}]", "no folder's name"),
         ("teacher=null", "pipeline kd needs a teacher"),
         ("reuse.regenerate=' '", "needs a reason"),
+        ("train.lr=1" + "0" * 400, "a number"),
+        ("train.weight_decay=.inf", "train.weight_decay is inf"),
+        ("train.lora.dropout=3", "train.lora.dropout is 3"),
+        ("train.target=.nan", "train.target is nan"),
+        ("generate.temperature=.inf", "generate.temperature is inf"),
+        ("generate.top_p=1e-320", "generate.top_p is 1e-320"),
+        ("generate.seed=-1", "from 0 to 2^63 - 1"),
+        ("data.seed=-1", "from 0 to 2^63 - 1"),
+        ("seeds=[0, 36893488147419103232]", "each from 0 to 2^63 - 1"),
+        ("prerun.idle_s=.inf", "prerun.idle_s is inf"),
+        ("site.pue=-1", "site.pue is -1"),
+        ("site.grid_g_per_kwh=.nan", "site.grid_g_per_kwh is nan"),
+        ("threads=100000", "from 1 to 1024"),
+        ("device=tpu", "auto, cpu, cuda or cuda:N"),
+        ("students.0.width=-16", "width of model M is -16"),
+        ("students.0.layers=0", "layers of model M is 0"),
+        ("students.0.heads=0", "heads of model M is 0"),
+        ("students.0.ffn=-8", "ffn of model M is -8"),
+        ("students=[{name: " + "a" * 300 + "}]", "no folder's name"),
+        ("name=../elsewhere", "what a folder can be called"),
+        ('name="a\\nb"', "what a folder can be called"),
+        ('out="a\\0b"', "a word without"),
+        ("evaluate.lm_eval='{model}.json'", "{student}, {pipeline} and {seed}"),
+        ("evaluate.lm_eval='{'", "{student}, {pipeline} and {seed}"),
+        ("data.n=99999999", "data.n and data.n_eval are 100000349 strings"),
+        ("data.task=jsonl", "data.path is empty"),
+        ("teacher={name: T}", "teacher T has no ref"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str, said: str) -> None:
@@ -122,6 +151,11 @@ def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str,
         load("quick", [word])
     assert caught.value.code == 2
     assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_more_strings_than_there_are_would_be_drawn_for_ever_and_are_refused() -> None:
+    with pytest.raises(DistillError, match="up to 4320 with"):
+        load("quick", ["data.longest=3", "data.n=6000"])
 
 
 def test_what_only_needs_a_teacher_elsewhere_loads_without_one() -> None:

@@ -100,6 +100,21 @@ def test_a_data_set_of_the_datasets_library_is_read_offline(tmp_path: Path) -> N
         ({"messages": "a"}, "does not end with an answer"),
         ("{", "no JSON"),
         ("[1]", "no JSON object"),
+        ("[" * 100_000, "no JSON"),
+        ({"prompt": "a", "completion": None}, "completion is null"),
+        ({"prompt": None, "completion": "b"}, "prompt is null"),
+        ({"prompt": ["a"], "completion": "b"}, "prompt is no text: ['a']"),
+        ({"prompt": "a", "completion": True}, "completion is no text: True"),
+        ({"prompt": "a", "completion": float("nan")}, "completion is no text: nan"),
+        ({"prompt": "\ud800", "completion": "b"}, "prompt is no valid text"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]},
+            "content of assistant is null",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{}]}, {"role": "assistant", "content": "a"}]},
+            "content of user is no text",
+        ),
     ],
 )
 def test_a_bad_record_is_named_by_its_line(tmp_path: Path, record: Any, said: str) -> None:
@@ -144,9 +159,40 @@ def test_how_many_examples_a_file_came_to_is_said_where_it_is_not_what_was_asked
     path, said = tmp_path / "a.jsonl", list[str]()
     found = prepare(replace(jsonl(path, *records), n=9, n_eval=2, max_len=24), TOKENIZER, said.append)
     assert len(found.train.examples) == 3
-    assert said == [
+    assert said[0] == (
         f"{path}: 3 examples to learn from, for data.n is 9 and there are no more, 1 longer than data.max_len"
         " left out; 2 examples held out (data.n_eval)"
-    ]
+    )
+    said.clear()
     prepare(replace(jsonl(path, *records[:5]), n=3, n_eval=2), TOKENIZER, said.append)
-    assert said[1] == f"{path}: 3 examples to learn from (data.n); 2 examples held out (data.n_eval)"
+    assert said[0] == f"{path}: 3 examples to learn from (data.n); 2 examples held out (data.n_eval)"
+
+
+def test_a_null_column_of_messages_leaves_prompt_and_completion_to_be_read(tmp_path: Path) -> None:
+    record = {"messages": None, "prompt": "r:abc=", "completion": 3}
+    found = prepare(replace(jsonl(tmp_path / "a.jsonl", record, record), n=1, n_eval=1), TOKENIZER)
+    assert found.train.examples[0].tokens.tolist() == [*TOKENIZER.encode("r:abc=3"), TOKENIZER.eos_id]
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    config = jsonl(tmp_path / "a.jsonl", *[{"prompt": "a", "completion": "b"}] * 2)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(prepare(replace(config, n=1, n_eval=1), TOKENIZER).train.examples) == 1
+
+
+def test_empty_answers_and_held_out_prompts_that_are_learnt_from_too_are_told(tmp_path: Path) -> None:
+    records = [{"prompt": p, "completion": c} for p, c in (("a", "b"), ("c", ""), ("a", "b"), ("d", "e"))]
+    path, said = tmp_path / "a.jsonl", list[str]()
+    prepare(replace(jsonl(path, *records), n=2, n_eval=2), TOKENIZER, said.append)
+    assert said[1:] == [
+        f"{path}: 1 answers are empty: of these only the end is learnt",
+        f"{path}: 1 of 2 held-out prompts are learnt from too",
+    ]
+
+
+def test_an_empty_file_to_hold_out_is_the_one_that_is_named(tmp_path: Path) -> None:
+    config = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "completion": "b"})
+    (tmp_path / "held.jsonl").touch()
+    with pytest.raises(DistillError, match=r"held\.jsonl"):
+        prepare(replace(config, eval_path=str(tmp_path / "held.jsonl")), TOKENIZER)

@@ -43,6 +43,14 @@ def test_one_process_alone_works_in_a_study_and_the_next_may_when_it_has_ended(t
         pass
 
 
+def test_a_name_with_brackets_is_found_again(tmp_path: Path) -> None:
+    config = load("quick", [f"out={tmp_path}/runs", "name='x[1]*'"])
+    begun = new_folder(config)
+    (begun / "sft-S-0").mkdir()
+    (begun / "sft-S-0" / "state.json").touch()
+    assert newest_folder(config) == begun
+
+
 def test_an_execution_that_began_nothing_is_never_the_one_to_go_on_with(tmp_path: Path) -> None:
     config = load("quick", [f"out={tmp_path}/runs"])
     begun, refused, killed = (new_folder(config) for _ in range(3))

@@ -103,6 +103,7 @@ def parse(text: str | bytes, where: str) -> Manifest:
                 f"its manifest has version {plain['schema_version']!r:.20}, not {SCHEMA_VERSION}",
                 where=where, cure="use the release that made it",
             )  # fmt: skip
+        _must_be_of_their_types(plain)
         spec = ArtifactSpec(plain["kind"], plain["spec"])
         files = tuple(File(_inside(f["name"]), _size(f["bytes"]), str(f["sha256"])) for f in plain["files"])
         found = Manifest(
@@ -127,6 +128,24 @@ def parse(text: str | bytes, where: str) -> Manifest:
     return found
 
 
+def _must_be_of_their_types(plain: Mapping[str, Any]) -> None:
+    """Raises TypeError: what was altered is told here, and not by whoever reads that part first."""
+    nothing = type(None)
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "ledger": dict, "signal": dict, "parents": list, "files": list, "created": str,
+        "licence": (str, nothing), "regenerated": (dict, nothing), "imported": (dict, nothing),
+    }  # fmt: skip
+    for key, kind in kinds.items():
+        if not isinstance(plain.get(key), kind):
+            raise TypeError(f"{key} is {plain.get(key)!r:.40}")
+    for unit, count in plain["ledger"].items():
+        if count is not None:
+            _size(count, f"{unit} tokens")
+    for parent in plain["parents"]:
+        if not isinstance(parent, dict):
+            raise TypeError(f"a parent is {parent!r:.40}")
+
+
 def load(folder: Path) -> Manifest | None:
     """The manifest of the artifact in `folder`; None if there is none. Damaged: raises DistillError."""
     try:
@@ -134,7 +153,10 @@ def load(folder: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise DistillError(f"cannot read it: {error.strerror}", where=str(folder / MANIFEST)) from error
+        raise DistillError(
+            f"cannot read it: {error.strerror}", where=str(folder / MANIFEST),
+            cure="make it again with --regenerate REASON, or import it again",
+        ) from error  # fmt: skip
     return parse(text, str(folder / MANIFEST))
 
 
@@ -205,7 +227,7 @@ def _inside(name: Any) -> str:
     return path.as_posix()
 
 
-def _size(value: Any) -> int:
+def _size(value: Any, what: str = "bytes") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r:.20} bytes")
+        raise ValueError(f"{value!r:.20} {what}")
     return value

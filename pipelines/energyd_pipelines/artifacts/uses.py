@@ -46,11 +46,15 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines, oldest first; [] if there is no such file."""
+    """All whole lines, oldest first; [] if there is no such file. Raises DistillError."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise DistillError(
+            f"cannot read what was noted: {error.strerror}", where=str(path), cure="look at this path"
+        ) from error
     found = []
     for line in lines:
         try:

@@ -14,7 +14,7 @@ from energyd_pipelines.data import Prepared, prepare
 from energyd_pipelines.evaluate import Quality, evaluate
 from energyd_pipelines.examples import Batch, Dataset
 from energyd_pipelines.loop import train
-from energyd_pipelines.training import Loss
+from energyd_pipelines.training import Loss, must_be_finite
 
 
 def prepare_data(cell: Cell, stage: energy.Stage) -> None:
@@ -56,4 +56,5 @@ def measure(cell: Cell, stage: energy.Stage, student: nn.Module, data: Prepared)
         n=cell.config.evaluate.n,
     )  # fmt: skip
     stage.count(**quality.counts.units(), examples=quality.n)
+    must_be_finite(quality.nll, "on what was held out", cell.name)
     return quality
