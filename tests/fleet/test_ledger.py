@@ -71,6 +71,17 @@ def test_registered_twice_it_is_there_once_and_answers_as_the_folder_does(
         assert asked(call, ledger, query) == asked(call, lake, query), query
 
 
+def test_the_duckdb_that_reads_ledgers_answers_every_command(
+    call: Call, tmp_path: Path, lake: Path, ledger: str
+) -> None:
+    """1.5.5 takes `between` for its own word and binds `->>` weaker than IS NOT NULL; 2.0 does neither."""
+    assert call("energyd", "register", "--lake", lake, "--ledger", ledger).returncode == 0
+    for words in (("runs",), ("stages",), ("hosts",), ("carbon", "--region", "FRA"), ("breakeven",),
+                  ("frontier",), ("advise",), ("report", "-o", tmp_path / "report.html")):  # fmt: skip
+        done = call("energyq", "--lake", ledger, *words)
+        assert "Error" not in done.stderr, (words, done.stderr)
+
+
 def test_several_that_begin_a_ledger_at_once_add_each_segment_once(
     lake: Path, ledger: str, fleet_python: str
 ) -> None:
@@ -138,6 +149,8 @@ def test_a_wrong_password_and_a_silent_server_are_told_in_three_lines(
         assert "does not take this user or password" in done.stderr
         assert "hush" not in done.stderr
         assert len(done.stderr.splitlines()) <= 3
+    done = call("energyq", "runs", "--lake", f"{ledger}not")
+    assert "PostgreSQL has no such database" in done.stderr
     done = call("energyq", "runs", "--lake", "postgresql://energy@127.0.0.1:1/x")
     assert done.returncode == 75, done.stderr
     assert "PostgreSQL does not answer" in done.stderr

@@ -119,6 +119,10 @@ def explained(url: str, error: duckdb.Error) -> ReadError:
             f"{url}: PostgreSQL does not take this user or password\n"
             "  cure: PGPASSFILE, or PGPASSWORD in --lake-keys FILE (mode 0600)"
         )
+    if re.search(r'database ".*" does not exist', text):  # the server answers, and trying again helps nobody
+        return LakeUnusable(
+            f"{url}: PostgreSQL has no such database\n  cure: createdb, then `energyd register`"
+        )
     if "could not connect" in text or "Connection refused" in text or "connection to server" in text:
         return LakeAway(f"{url}: PostgreSQL does not answer\n  cure: try again, or look after it")
     if re.search(r"Could not (connect|establish)|[Tt]imed? ?out", text):

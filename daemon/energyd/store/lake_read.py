@@ -107,7 +107,8 @@ class LakeReader(Reader):
             self._alike = _are_alike(hosts)
         if not hosts:
             raise LakeUnusable(
-                f"no host has shipped to {self._url} yet\n  cure: `energyd start --lake` there"
+                f"no host has shipped to {self._url} yet\n  cure: `energyd start --lake` there; hours are"
+                " shipped when they are over, and `energyd ship` sends what a stopped daemon left"
             )
         self._make_hosts(hosts)
         return Parts("lake", sealed, {}, {})
