@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -156,11 +158,10 @@ class Store:
         """
         layout = Layout(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
+        layout.hot.write_bytes(_empty_hot())
         with duckdb.connect(config={"threads": 1}) as con:
-            con.execute(SCHEMA_SQL)
-            con.execute("CREATE TABLE open_runs AS FROM runs_log LIMIT 0")
-            con.execute("CREATE TABLE open_stages AS FROM stages_log LIMIT 0")
-            con.execute("CREATE TABLE meta (k VARCHAR, v VARCHAR)")
+            con.execute(f"ATTACH '{layout.hot}' AS hot")
+            con.execute("USE hot; BEGIN")
             con.execute("INSERT INTO meta VALUES ('hour', ?), ('host_id', 'h0')", [str(hour)])
             self._fill(con, "samples", [(None, row) for row in self.samples])
             for h in sorted({r[1] // HOUR_NS for r in self.samples} | {h for _, h in self._sealed_rows()}):
@@ -169,9 +170,7 @@ class Store:
             con.execute("DELETE FROM samples WHERE t_ns < ?", [hour * HOUR_NS])
             for table, rows in self.rows.items():
                 self._fill(con, table, [r for r in rows if r[0] is None])
-            con.execute(f"ATTACH '{layout.hot}' AS hot (STORAGE_VERSION 'v1.2.0')")
-            con.execute("COPY FROM DATABASE memory TO hot")
-            con.execute("DETACH hot")
+            con.execute("COMMIT; USE memory; DETACH hot")
         layout.lock.touch()
         return self.root
 
@@ -220,6 +219,21 @@ class Store:
             con.register("fresh", to_numpy(columns, [row for _, row in rows]))
             con.execute(f"INSERT INTO {table} BY NAME SELECT {inserted(columns)} FROM fresh")
             con.unregister("fresh")
+
+
+@cache
+def _empty_hot() -> bytes:
+    """hot.duckdb without a row: its tables take longer to make than most tests' rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hot.duckdb"
+        with duckdb.connect(config={"threads": 1}) as con:
+            con.execute(f"ATTACH '{path}' AS hot (STORAGE_VERSION 'v1.2.0')")
+            con.execute(f"USE hot; BEGIN; {SCHEMA_SQL}")
+            con.execute("CREATE TABLE open_runs AS FROM runs_log LIMIT 0")
+            con.execute("CREATE TABLE open_stages AS FROM stages_log LIMIT 0")
+            con.execute("CREATE TABLE meta (k VARCHAR, v VARCHAR)")
+            con.execute("COMMIT; USE memory; DETACH hot")
+        return path.read_bytes()
 
 
 def exact_uj(points: list[tuple[int, int]], t0: int, t1: int) -> Fraction:

@@ -6,7 +6,6 @@ import io
 import itertools
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pytest
 
@@ -58,6 +57,8 @@ def rgb(colour: str) -> tuple[int, ...]:
 
 
 def test_a_png_has_each_bar_where_and_as_long_as_the_drawing_says(drawn: dict[str, Drawing]) -> None:
+    import matplotlib.image  # every worker collects this file, one runs it
+
     drawing = drawn["poster breakdown"]
     kept = io.BytesIO()
     png.figure_of(drawing).savefig(kept, dpi=96)  # a pixel a pixel

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import duckdb
-import pandas as pd
-import polars as pl
 import pytest
 
 from analysis.energy_store import HOUR, MS, T0, S, Store
@@ -42,6 +40,8 @@ def test_duckdbs_own_shell_opens_the_catalogue_with_its_views_and_macros(root: P
 
 
 def test_pandas_and_polars_read_through_the_catalogue(root: Path) -> None:
+    import pandas as pd  # every worker collects this file, one runs it
+
     with duckdb.connect(root / "energy.duckdb", read_only=True) as con:
         frame = con.sql("FROM stage_totals").df()
         assert list(frame["total_j"]) == [1000.0]
@@ -52,6 +52,9 @@ def test_pandas_and_polars_read_through_the_catalogue(root: Path) -> None:
 
 
 def test_pandas_and_polars_read_the_sealed_files_and_an_export(root: Path, tmp_path: Path) -> None:
+    import pandas as pd
+    import polars as pl
+
     sealed = pl.scan_parquet(root / "sealed" / "samples" / "**" / "*.parquet").collect()
     assert sealed["power_mw"].sum() == 150_000_000
     frame = pd.read_parquet(root / "sealed" / "stages_log")

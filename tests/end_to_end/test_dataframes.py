@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
-import pandas as pd
-import polars as pl
 
 from real_daemon import Daemon
 
 
 def test_pandas_and_polars_read_a_store_whose_daemon_runs(daemon: Daemon, tmp_path: Path) -> None:
+    import pandas as pd  # every worker collects this file, one runs it
+    import polars as pl
+
     daemon.start(source="simulated")
     daemon.finish("with energy.run('kd') as run:\n    with run.stage('train'): time.sleep(0.5)\n")
     out = tmp_path / "out"

@@ -9,6 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from energyd.store.catalogue import write_catalogue
+
 STORE = Path(__file__).parents[2] / "daemon" / "energyd" / "store"
 UNITS = {
     "_ns": "ns", "_mw": "mW", "_uj": "µJ", "_mj": "mJ", "_c": "°C", "_mhz": "MHz",
@@ -47,6 +49,19 @@ def test_every_table_has_a_comment(schema: duckdb.DuckDBPyConnection) -> None:
         "SELECT table_name FROM duckdb_tables() WHERE coalesce(comment, '') = ''"
     ).fetchall()
     assert rows == []
+
+
+def test_the_catalogue_passes_on_the_comments_that_duckdb_reads_in_the_schema(
+    schema: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    """The catalogue takes them from the text; an apostrophe is two there."""
+    write_catalogue(tmp_path, 1, {})
+    mine = "SELECT column_name, comment FROM duckdb_columns() WHERE NOT internal AND table_name = $1"
+    with duckdb.connect(str(tmp_path / "energy.duckdb"), read_only=True) as catalogue:
+        for name in ("samples", "gaps", "counters"):
+            wanted = dict(schema.execute(mine, [name]).fetchall())
+            told = dict(catalogue.execute(mine, [name]).fetchall())
+            assert wanted == {column: told[column] for column in wanted}
 
 
 def test_every_column_has_a_comment(schema: duckdb.DuckDBPyConnection) -> None:

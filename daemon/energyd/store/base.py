@@ -14,7 +14,7 @@ from typing import Final
 import duckdb
 
 from energyd.store import DATED, TABLES, counting, folders_counting, hour_of_sealed, names_in
-from energyd.store.columns import schema
+from energyd.store.columns import SCHEMA_SQL, schema
 from energyd.store.needed import HERE, definitions
 
 ROW_GROUP: Final = 245_760
@@ -121,8 +121,6 @@ def create_comments(con: duckdb.DuckDBPyConnection) -> None:
 
 @cache
 def _schema_comments() -> Mapping[tuple[str, str], str]:
-    """{(view, column): comment} from schema.sql."""
-    with duckdb.connect() as con:
-        con.execute((HERE / "schema.sql").read_text())
-        rows = con.execute("SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal")
-        return {(PASSED_ON.get(t, t), c): text for t, c, text in rows.fetchall()}
+    """{(view, column): comment} from schema.sql, read as text for the reason that `schema` is."""
+    found = re.findall(r"^COMMENT ON COLUMN (\w+)\.(\w+) IS '(.*)';$", SCHEMA_SQL, re.MULTILINE)
+    return {(PASSED_ON.get(t, t), c): text.replace("''", "'") for t, c, text in found}

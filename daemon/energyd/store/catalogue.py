@@ -21,6 +21,7 @@ import duckdb
 
 from energyd.store import TABLES, Layout
 from energyd.store.base import create_comments, create_views, parquet, quoted, raw_view, sealed_files
+from energyd.store.columns import schema
 from energyd.store.damage import damaged_among
 
 
@@ -86,9 +87,14 @@ def _empty() -> bytes:
             con.execute(f"ATTACH {quoted(path)} AS energy (STORAGE_VERSION 'v1.2.0')")
             con.execute("USE energy")
             con.execute("BEGIN")
-            for table in TABLES:
-                con.execute(raw_view(table, []))
+            # Tables first, views last: those above are bound to what is below, again and again.
+            for table, columns in schema().items():
+                typed = ", ".join(f"{name} {kind}" for name, kind in columns)
+                con.execute(f"CREATE TABLE raw_{table} ({typed})")
             create_views(con)
+            for table in TABLES:
+                con.execute(f"DROP TABLE raw_{table}")
+                con.execute(raw_view(table, []))
             create_comments(con)
             con.execute("COMMIT")
             con.execute("USE memory")
