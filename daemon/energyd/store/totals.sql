@@ -14,7 +14,7 @@ CREATE MACRO raw_rss(u) AS CASE WHEN count(*) = count(u) THEN sqrt(sum(u * u)) E
 -- Sum over a group; NULL where one is.
 CREATE MACRO raw_sum(x) AS CASE WHEN count(*) = count(x) THEN sum(x) END;
 -- Each word of a group once, in order; NULL without any. As string_agg(DISTINCT …), which hashes the group anew.
-CREATE MACRO raw_words(word, between) AS nullif(array_to_string(list_sort(list_distinct(list(word))), between), '');
+CREATE MACRO raw_words(word, sep) AS nullif(array_to_string(list_sort(list_distinct(list(word))), sep), '');
 -- The part of a doubt that is common to all energies of a device. Rounding may leave a hair below 0.
 CREATE MACRO raw_systematic(u_random, u_total) AS sqrt(greatest(u_total * u_total - u_random * u_random, 0));
 
