@@ -42,6 +42,8 @@ check: setup ## style, types and import arrows
 	@$(call quietly,$(BIN)/lint-imports)
 
 test: deps setup check ## what CI runs: checks and the whole suite (ARGS="-k top" narrows it)
+	@$(MAKE) --no-print-directory build/fleet/.ready \
+		|| echo "no environment for a ledger: its tests are skipped, which ask DuckLake and S3" >&2
 	@$(PYTEST) -n 4 --dist worksteal -m "not long and not gpu" $(ARGS)
 
 faults: deps setup ## break things on purpose: what survives? (docs/faults.md; a part of `make test`)
@@ -51,12 +53,14 @@ test-long: setup ## tests that take minutes
 	@PYTHON='$(PYTHON)' tests/deps.sh long
 	@$(PYTEST) -m "long and not gpu" --timeout 1800 $(ARGS)
 
-build/fleet:
-	@echo "installing DuckDB 1.5.5 with its extensions into $@"
-	@$(PYTHON) -m venv $@.new && $@.new/bin/python -m pip install --quiet --disable-pip-version-check '.[fleet]' && mv $@.new $@
+build/fleet/.ready: pyproject.toml
+	@echo "installing DuckDB 1.5.5 with its extensions into $(@D)"
+	@rm -rf $(@D).new && $(PYTHON) -m venv $(@D).new
+	@$(call quietly,$(@D).new/bin/python -m pip install --quiet --disable-pip-version-check '.[fleet]')
+	@rm -rf $(@D) && mv $(@D).new $(@D) && touch $@
 
-test-fleet: deps setup build/fleet ## tests of a lake's ledger; needs PostgreSQL, and root for network namespaces
-	@ENERGYD_FLEET_PYTHON=build/fleet/bin/python $(PYTEST) tests/fleet $(ARGS)
+test-fleet: deps setup build/fleet/.ready ## tests of a fleet's lake and ledger alone; a part of `make test`
+	@$(PYTEST) tests/fleet $(ARGS)
 
 test-gpu: deps setup ## tests that need an NVIDIA GPU
 	@$(PYTEST) -m gpu --timeout 1800 $(ARGS)

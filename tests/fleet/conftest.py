@@ -110,10 +110,10 @@ def s3() -> Iterator[S3]:
 
 @pytest.fixture(scope="session")
 def fleet_python() -> str:
-    """A Python that has the extra `fleet`: DuckDB's line with extensions. `make test-fleet` makes one."""
+    """A Python that has the extra `fleet`: DuckDB's line with extensions. `make test` makes one."""
     python = os.environ.get("ENERGYD_FLEET_PYTHON") or str(ROOT / "build" / "fleet" / "bin" / "python")
     if not Path(python).exists():
-        pytest.skip("no fleet environment here: make test-fleet")
+        pytest.skip("no fleet environment here: make build/fleet/.ready")
     return python
 
 

@@ -76,9 +76,11 @@ class LakeReader(Reader):
         rows = lake_rows(table, self._relation(table, parts or self._parts))
         if table in DATED:
             return f"CREATE OR REPLACE VIEW {name} AS {rows}"
+        # In the files' order they are gathered by one core, a batch each: 1,920 files of energies took 1.7 s
+        # (1.5 s of CPU), in any order 0.9 s (0.9). A view's rows have no order that anybody is promised.
         return (
-            f"CREATE OR REPLACE TABLE learnt.main.{name} AS {rows};"
-            f" CREATE OR REPLACE VIEW {name} AS FROM learnt.main.{name}"
+            f"SET preserve_insertion_order = false; CREATE OR REPLACE TABLE learnt.main.{name} AS {rows};"
+            f" SET preserve_insertion_order = true; CREATE OR REPLACE VIEW {name} AS FROM learnt.main.{name}"
         )
 
     def views(self) -> list[tuple[str, str, str, str, str]]:
@@ -153,9 +155,9 @@ class LakeReader(Reader):
         kept = [quoted(f"{self._where.url}/{p}") for p in paths]
         if not kept:
             return None
-        # A plain scan of samples, whose columns never change, is pruned best. What is read but once is asked
-        # for its columns.
-        same = table == "samples" or (table in DATED and self._alike)
+        # A plain scan of samples, whose columns never change, is pruned best. Of other tables each file is
+        # asked for its columns, unless all hosts say that theirs are the same.
+        same = table == "samples" or self._alike
         return (
             f"read_parquet([{', '.join(kept)}], hive_partitioning = true,"
             f" hive_types = {{'host': VARCHAR, 'day': DATE}}, union_by_name = {not same})"

@@ -19,7 +19,7 @@ CREATE VIEW metrics AS FROM raw_metrics;
 CREATE VIEW artifacts AS
   FROM raw_artifacts
   QUALIFY coalesce(attrs->>'origin', '') <> 'reported' OR row_number() OVER (PARTITION BY artifact_id
-    ORDER BY coalesce(attrs->>'origin', '') = 'reported', t_ns) = 1;
+    ORDER BY coalesce(attrs->>'origin', '') = 'reported', t_ns/*lake , host*/) = 1;
 CREATE VIEW artifact_uses AS FROM raw_artifact_uses;
 
 -- These four stay in hot.duckdb and are sealed as well, so the same row may come twice.
@@ -41,7 +41,7 @@ CREATE VIEW domains AS
 CREATE VIEW runs AS
   SELECT /*lake host, */run_id, name, t0_ns, t1_ns, (t1_ns - t0_ns) / 1e9 AS seconds, status, labels, env, git_commit, uid, pid
   FROM raw_runs_log  -- what its creator said counts before what was written when only children had spoken
-  QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY client IS NULL, t1_ns DESC NULLS LAST) = 1;
+  QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY client IS NULL, t1_ns DESC NULLS LAST/*lake , host*/) = 1;
 
 CREATE VIEW raw_stages AS
   FROM raw_stages_log
