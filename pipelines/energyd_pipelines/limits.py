@@ -26,12 +26,22 @@ def _above_0(value: Any) -> bool:
     return math.isfinite(value) and value > 0
 
 
+def _filled_in(path: str) -> bool:
+    try:
+        path.format(student="", pipeline="", seed=0)
+    except (KeyError, IndexError, ValueError):
+        return False
+    return True
+
+
 POSITIVE: Final = (_above_0, "above 0")
 SHARE: Final = (lambda v: 0 <= v <= 1, "from 0 to 1")
 SOME: Final = (lambda v: len(v) > 0 and len(set(v)) == len(v), "one or more, each once")
 
 RULES: Final[tuple[Rule, ...]] = (
     ("pipelines", *SOME), ("seeds", *SOME), ("threads", *_at_least(1)),
+    ("seeds", lambda v: min(v) >= 0, "0 or more, each"), ("data.seed", *_at_least(0)),
+    ("generate.seed", *_at_least(0)),
     ("data.n", *_at_least(0)), ("data.n_eval", *_at_least(0)), ("data.noise", *SHARE),
     ("data.max_len", *_at_least(2)), ("data.longest", *_at_least(3)),
     ("kd.k", *_at_least(1)), ("kd.alpha", *SHARE), ("kd.tau", *POSITIVE), ("kd.batch", *_at_least(1)),
@@ -43,9 +53,13 @@ RULES: Final[tuple[Rule, ...]] = (
     ("train.warmup", *_at_least(0)), ("train.clip", *_at_least(0)), ("train.micro_batch", *_at_least(0)),
     ("train.weight_decay", *_at_least(0)), ("train.eval_every", *_at_least(0)),
     ("train.checkpoint_every", *_at_least(0)), ("train.group_steps", *_at_least(1)),
-    ("train.lora.r", *_at_least(0)),
+    ("train.lora.r", *_at_least(0)), ("train.lora.alpha", *_at_least(1)),
+    ("train.lora.dropout", lambda v: 0 <= v < 1, "0 or more, below 1"),
     ("prerun.idle_s", *_at_least(0)), ("prerun.context_s", *_at_least(0)), ("prerun.burn_s", *_at_least(0)),
     ("evaluate.n", *_at_least(0)), ("evaluate.batch", *_at_least(1)),
+    ("evaluate.lm_eval", _filled_in, "a path; {student}, {pipeline} and {seed} are filled in"),
+    ("site.grid_g_per_kwh", lambda v: v is None or v >= 0, "0 or more"),
+    ("site.pue", lambda v: v is None or v >= 1, "1 or more: the building takes what its machines take"),
 )  # fmt: skip
 
 
@@ -76,6 +90,10 @@ def _students(config: Config) -> Iterator[tuple[str, str]]:
     twice = _first(n for n in names if names.count(n) > 1)
     if twice is not None:
         yield f"two students are called {twice}, and their runs could not be told apart", "names of their own"
+    models = (*config.students, *([config.teacher] if config.teacher else []))
+    flat = _first(m.name for m in models if min(m.width, m.layers, m.heads) < 1 or m.ffn < 0)
+    if flat is not None:
+        yield f"model {flat} has a size of less than nothing", "width, layers and heads from 1, ffn from 0"
     odd = _first(n for n in names if not n or "/" in n or n.startswith("."))
     if odd is not None:
         yield f"a student is called {odd!r:.40}, which can be no folder's name", "letters and digits"

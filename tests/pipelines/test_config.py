@@ -115,6 +115,15 @@ def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> 
         ("students=[{name: a/b}]", "no folder's name"),
         ("teacher=null", "pipeline kd needs a teacher"),
         ("reuse.regenerate=' '", "needs a reason"),
+        ("students.0.heads=0", "model M has a size of less than nothing"),
+        ("teacher.layers=-1", "model strings-v1 has a size of less than nothing"),
+        ("seeds=[0, -1]", "seeds is [0, -1]"),
+        ("data.seed=-1", "data.seed is -1"),
+        ("generate.seed=-1", "generate.seed is -1"),
+        ("train.lora.dropout=1", "below 1"),
+        ("site.pue=0.5", "site.pue is 0.5"),
+        ("site.grid_g_per_kwh=-1", "site.grid_g_per_kwh is -1"),
+        ("evaluate.lm_eval='{model}.json'", "are filled in"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str, said: str) -> None:
