@@ -82,6 +82,12 @@ class Cell:
         return self.folder / "checkpoint.pt"
 
     @property
+    def study_run_ids(self) -> set[str]:
+        """Of every cell of this study, begun or finished."""
+        states = self.folder.parent.glob("*/state.json")
+        return {run_id for path in states for run_id in json.loads(path.read_text()).get("run_ids", [])}
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """What a finished cell came to; None: it is not finished."""
         return read_result(self.folder / "result.json")

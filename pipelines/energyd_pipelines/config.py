@@ -138,7 +138,6 @@ class EvaluateConfig:
 
     n: int = 0  # held-out examples; 0: all
     batch: int = 256
-    max_new: int = 0  # 0: as the generation's
     lm_eval: str = ""  # a result file of lm-eval, `{student}`, `{pipeline}` and `{seed}` filled in
 
 

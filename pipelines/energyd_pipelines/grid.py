@@ -97,9 +97,12 @@ def _run(cell: Cell) -> None:
 def _add_lm_eval(cell: Cell) -> None:
     """Figures of the result file that the configuration names, to the run that just ended."""
     names = {"student": cell.student.name, "pipeline": cell.pipeline, "seed": cell.seed}
-    result = cell.result
+    result, path = cell.result, Path(cell.config.evaluate.lm_eval.format(**names))
     assert result is not None
-    add_metrics(result["run_ids"][-1], Path(cell.config.evaluate.lm_eval.format(**names)))
+    if not path.exists():  # lm-eval asks the student, which has only just been written
+        cell.say.done(f"no {path} yet; when there is: distill metrics {cell.folder} {path}")
+        return
+    add_metrics(result["run_ids"][-1], path)
 
 
 def cells_of(

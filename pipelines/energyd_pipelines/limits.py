@@ -73,9 +73,10 @@ RULES: Final[tuple[Rule, ...]] = (
     ("train.weight_decay", *_at_least(0)), ("train.eval_every", *_at_least(0)),
     ("train.checkpoint_every", *_at_least(0)), ("train.group_steps", *_at_least(1)),
     ("train.target", *_unless_none(math.isfinite, "a finite number")),
-    ("train.lora.r", *_at_least(0)), ("train.lora.alpha", *_at_least(1)), ("train.lora.dropout", *SHARE),
+    ("train.lora.r", *_at_least(0)), ("train.lora.alpha", *_at_least(1)),
+    ("train.lora.dropout", lambda v: 0 <= v < 1, "0 or more, below 1"),
     ("prerun.idle_s", *DAY_S), ("prerun.context_s", *DAY_S), ("prerun.burn_s", *DAY_S),
-    ("evaluate.n", *_at_least(0)), ("evaluate.batch", *_at_least(1)), ("evaluate.max_new", *_at_least(0)),
+    ("evaluate.n", *_at_least(0)), ("evaluate.batch", *_at_least(1)),
     ("site.grid_g_per_kwh", *_unless_none(*_at_least(0))), ("site.pue", *_unless_none(*_at_least(1))),
 )  # fmt: skip
 

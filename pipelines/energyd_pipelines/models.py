@@ -20,25 +20,7 @@ def build(
     train: TrainConfig | None = None, max_len: int = 64,
 ) -> nn.Module:  # fmt: skip
     """The model on `device`; ready to learn if `train` is given, else to be asked. Raises DistillError."""
-    torch.manual_seed(seed)
-    dtype = DTYPES[train.dtype] if train else (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    attention = train.attention if train else "sdpa"
-    if wanted.ref == "decoder":
-        model = decoder(wanted, vocab_size, pad_id, eos_id, max_len, attention)
-    elif wanted.ref.startswith("builtin:"):
-        from energyd_pipelines.builtin import load_builtin
-
-        model = load_builtin(wanted.ref).model
-    elif wanted.weights == "random":
-        model = _random(wanted, device, dtype)
-    else:
-        model = _pretrained(wanted, dtype, attention)
-    model = model.to(device=device, dtype=dtype)
-    if (known := model.get_input_embeddings().num_embeddings) < vocab_size:
-        raise DistillError(
-            f"model {wanted.name} knows {known} tokens, the data have {vocab_size}",
-            cure="the tokenizer that the model was trained with (data.tokenizer)",
-        )
+    model = _base(wanted, vocab_size, pad_id, eos_id, seed, device, train, max_len)
     if train is None:
         teacher: nn.Module = model.eval().requires_grad_(False)
         return teacher
@@ -50,6 +32,41 @@ def build(
     model.config.use_cache = False
     trained: nn.Module = model.train()
     return trained
+
+
+def _base(
+    wanted: ModelConfig, vocab_size: int, pad_id: int, eos_id: int, seed: int, device: torch.device,
+    train: TrainConfig | None, max_len: int,
+) -> Any:  # fmt: skip
+    """The network as it is before anything is learnt: the same weights for the same seed."""
+    torch.manual_seed(seed)
+    dtype = DTYPES[train.dtype] if train else (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    attention = train.attention if train else "sdpa"
+    try:
+        if wanted.ref == "decoder":
+            model = decoder(wanted, vocab_size, pad_id, eos_id, max_len, attention)
+        elif wanted.ref.startswith("builtin:"):
+            from energyd_pipelines.builtin import load_builtin
+
+            model = load_builtin(wanted.ref).model
+        elif wanted.weights == "random":
+            model = _random(wanted, device, dtype, attention)
+        else:
+            model = _pretrained(wanted, dtype, attention)
+    except ImportError as error:
+        if attention == "sdpa":  # which is PyTorch's own
+            raise
+        raise DistillError(
+            f"train.attention is {attention}: {_first_line(error)}",
+            where=f"model {wanted.name}", cure="train.attention=sdpa", code=2,
+        ) from error  # fmt: skip
+    model = model.to(device=device, dtype=dtype)
+    if (known := model.get_input_embeddings().num_embeddings) < vocab_size:
+        raise DistillError(
+            f"model {wanted.name} knows {known} tokens, the data have {vocab_size}",
+            cure="the tokenizer that the model was trained with (data.tokenizer)",
+        )
+    return model
 
 
 def warm_up() -> None:
@@ -110,28 +127,27 @@ def _pretrained(wanted: ModelConfig, dtype: torch.dtype, attention: str) -> Any:
         ) from error
 
 
-def _random(wanted: ModelConfig, device: torch.device, dtype: torch.dtype) -> Any:
+def _random(wanted: ModelConfig, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
     from energyd_pipelines.shapes import random_model, shape_of
 
-    return random_model(shape_of(wanted.ref), device=device, dtype=dtype, seed=torch.initial_seed())
+    seed = torch.initial_seed()
+    return random_model(shape_of(wanted.ref), device=device, dtype=dtype, seed=seed, attention=attention)
 
 
 def _with_adapters(model: Any, train: TrainConfig) -> Any:
     from peft import LoraConfig, get_peft_model
 
     lora = train.lora
+    wanted = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
     try:
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets,
-                task_type="CAUSAL_LM",
-            ),
-        )  # fmt: skip
+        return get_peft_model(model, wanted)
     except ValueError as error:
         raise DistillError(
-            f"no adapters can be put there: {_first_line(error)}", where="train.lora",
-            cure="train.lora.targets=all-linear", code=2,
+            f"no adapters on {lora.targets!r:.40}: {_first_line(error)}", where="train.lora.targets",
+            cure="all-linear, or a pattern of the model's own module names", code=2,
         ) from error  # fmt: skip
 
 
@@ -139,16 +155,23 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:120]
 
 
-def reload(folder: Path, train: TrainConfig, device: torch.device) -> nn.Module:
-    """A student that `checkpoints.save_student` wrote, ready to be asked. Raises DistillError."""
+def reload(
+    folder: Path, wanted: ModelConfig, *, vocab_size: int, pad_id: int, eos_id: int, seed: int,
+    device: torch.device, train: TrainConfig, max_len: int,
+) -> nn.Module:  # fmt: skip
+    """A student that `checkpoints.save_student` wrote, ready to be asked. Raises DistillError.
+
+    Of adapters the folder holds nothing else: what they adapt is made again, as it was for the training.
+    """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         if train.lora.r > 0:
-            from peft import AutoPeftModelForCausalLM
+            from peft import PeftModel
 
-            model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=DTYPES[train.dtype])
+            base = _base(wanted, vocab_size, pad_id, eos_id, seed, device, train, max_len)
+            model: Any = PeftModel.from_pretrained(base, folder)
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[train.dtype])
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

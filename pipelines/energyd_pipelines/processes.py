@@ -80,8 +80,15 @@ def begin(device: str, threads: int) -> Processes:
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if kind.startswith("cuda") and not torch.cuda.is_available():
         raise DistillError(f"device={device}: PyTorch finds no CUDA device here", cure="device=cpu", code=2)
+    try:
+        wanted = torch.device(kind)
+    except RuntimeError as error:
+        raise DistillError(f"device is {device!r:.40}", cure="auto, cpu, cuda or cuda:1", code=2) from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        n = torch.cuda.device_count()
+        raise DistillError(f"device={device}: PyTorch finds {n} here", cure=f"cuda:0 to cuda:{n - 1}", code=2)
     if world == 1:
-        return Processes(0, 1, torch.device(kind), [] if kind == "cpu" else None)
+        return Processes(0, 1, wanted, [] if kind == "cpu" else None)
     local, here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", world))
     cuda = kind.startswith("cuda")
     place = torch.device("cuda", local) if cuda else torch.device(kind)

@@ -84,8 +84,9 @@ def shape_of(name: str) -> Shape:
 
 
 def random_model(
-    shape: Shape, *, device: torch.device | str, dtype: torch.dtype = torch.bfloat16, seed: int = 0
-) -> Any:
+    shape: Shape, *, device: torch.device | str, dtype: torch.dtype = torch.bfloat16, seed: int = 0,
+    attention: str = "sdpa",
+) -> Any:  # fmt: skip
     """An Olmo2ForCausalLM with random weights, made on the meta device and filled where it shall live.
 
     So 32B are ready in seconds, and the machine's memory never holds them. bf16 32B takes 64.5 GB.
@@ -96,7 +97,7 @@ def random_model(
         vocab_size=shape.vocab, hidden_size=shape.hidden, num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, intermediate_size=shape.ffn,
         max_position_embeddings=4096, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-        tie_word_embeddings=False,
+        tie_word_embeddings=False, attn_implementation=attention,
     )  # fmt: skip
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

@@ -46,7 +46,8 @@ def tools(tmp_path: Path) -> Path:
         found = shutil.which(name)
         assert found, name
         (tmp_path / name).symlink_to(found)
-    fake(tmp_path, "python3", "exit 0")
+    for name in ("python3", "ip", "initdb"):
+        fake(tmp_path, name, "exit 0")
     return tmp_path
 
 
@@ -89,6 +90,17 @@ def test_root_gets_what_is_missing_installed_and_nothing_more(tools: Path) -> No
         "update",
         "install -y --no-install-recommends tmux shellcheck",
     ]
+
+
+def test_what_a_fleets_tests_alone_need_is_told_and_nothing_fails_without(tools: Path) -> None:
+    (tools / "id").unlink()
+    (tools / "ip").unlink()
+    fake(tools, "id", "echo 1000")
+    for name in ("gcc", "tmux", "shellcheck"):
+        fake(tools, name, "exit 0")
+    result = sh("tests/deps.sh", "test", PATH=str(tools))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == "without iproute2 some tests of a fleet are skipped\n"
 
 
 def test_a_failing_apt_get_is_shown_and_fails(tools: Path) -> None:

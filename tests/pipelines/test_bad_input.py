@@ -49,6 +49,9 @@ def artifacts(folder: Path) -> list[str]:
         (("pipelines=[synthetic]", "teacher.ref=builtin:other"), 2, "is shipped"),
         (("students.0.ref=/nowhere/model", "pipelines=[sft]"), 1, "no tokenizer"),
         (("device=cuda",), 2, "no CUDA device"),
+        (("device=tpu",), 2, "device is 'tpu'"),
+        (("train.attention=flash_attention_2",), 2, "train.attention is flash_attention_2"),
+        (("train.optimizer=adamw", "train.lora={r: 2, targets: nothing}"), 2, "no adapters on 'nothing'"),
         (("train.batch=65",), 2, "fewer than one batch"),
         (("kd.k=41",), 2, "kd.k is 41, the vocabulary has 40 tokens"),
         (
@@ -58,7 +61,7 @@ def artifacts(folder: Path) -> list[str]:
         (("pipelines=[sft]", "students.0.width=400000"), 1, "does not fit in the memory of cpu"),
         (
             ("pipelines=[sft]", "train.optimizer=adamw", "train.lora.r=4", "train.lora.targets=nosuch"), 2,
-            "no adapters can be put there",
+            "no adapters on",
         ),
         (("--resume",), 1, "nothing to resume"),
         (("out=/proc/nowhere",), 2, "results cannot be put there"),

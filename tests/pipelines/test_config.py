@@ -144,6 +144,11 @@ def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> 
         ("data.n=99999999", "data.n and data.n_eval are 100000349 strings"),
         ("data.task=jsonl", "data.path is empty"),
         ("teacher={name: T}", "teacher T has no ref"),
+        ("teacher.layers=-1", "layers of model strings-v1 is -1"),
+        ("seeds=[0, -1]", "each from 0 to 2^63 - 1"),
+        ("train.lora.dropout=1", "below 1"),
+        ("site.pue=0.5", "site.pue is 0.5"),
+        ("site.grid_g_per_kwh=-1", "site.grid_g_per_kwh is -1"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str, said: str) -> None:

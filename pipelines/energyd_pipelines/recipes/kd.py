@@ -43,6 +43,6 @@ def kd(cell: Cell) -> Quality:
             cell.done("student.train")
 
         with run.stage("evaluate", devices=on) as stage:
-            quality = measure(cell, stage, student_of(cell), data)
+            quality = measure(cell, stage, student_of(cell, data), data)
         cell.report(run, quality)
     return quality

@@ -32,21 +32,26 @@ def learn(
 ) -> None:  # fmt: skip
     """Build the student and train it on `lessons`; it lies in the cell's folder afterwards."""
     cell.begins_to_train(stage)
-    student = models.build(
-        cell.student, vocab_size=lessons.vocab_size, pad_id=lessons.pad_id, eos_id=lessons.eos_id,
-        seed=cell.seed, device=cell.processes.device, train=cell.config.train,
-        max_len=cell.config.data.max_len + 8,
-    )  # fmt: skip
+    student = models.build(cell.student, **_as_built(cell, lessons))
     trained = train(cell, run, student, lessons, data.held_out, data.groups, loss=loss, targets_of=targets_of)
     cell.trained, cell.outcome = student, trained
     cell.processes.wait()
 
 
-def student_of(cell: Cell) -> nn.Module:
+def student_of(cell: Cell, data: Prepared) -> nn.Module:
     """The trained student: the one in memory, or what an earlier attempt wrote."""
     if cell.trained is None:
-        cell.trained = models.reload(cell.folder / "student", cell.config.train, cell.processes.device)
+        cell.trained = models.reload(cell.folder / "student", cell.student, **_as_built(cell, data.train))
     return cell.trained
+
+
+def _as_built(cell: Cell, lessons: Dataset) -> dict[str, Any]:
+    """What decides the student before it has learnt anything."""
+    return {
+        "vocab_size": lessons.vocab_size, "pad_id": lessons.pad_id, "eos_id": lessons.eos_id,
+        "seed": cell.seed, "device": cell.processes.device, "train": cell.config.train,
+        "max_len": cell.config.data.max_len + 8,
+    }  # fmt: skip
 
 
 def measure(cell: Cell, stage: energy.Stage, student: nn.Module, data: Prepared) -> Quality:

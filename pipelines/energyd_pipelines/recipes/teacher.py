@@ -7,13 +7,16 @@ with more tokens or more temperatures serves a smaller wish.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Final
 
 import energyd_client as energy
 from energyd_pipelines import models
+from energyd_pipelines.artifacts.manifest import Manifest, load
 from energyd_pipelines.artifacts.obtain import obtain
 from energyd_pipelines.artifacts.registry import Artifact
 from energyd_pipelines.artifacts.spec import ArtifactSpec
+from energyd_pipelines.builtin import manifest_of
 from energyd_pipelines.cell import Cell
 from energyd_pipelines.data import Flat, dataset_of
 from energyd_pipelines.data_files import read_flat, write_flat
@@ -55,6 +58,7 @@ def cached_logits(cell: Cell, run: energy.Run, data: Dataset) -> LogitCache:
                 total += counts
                 cell.say.now(f"{cell.name}  teacher.logits  {total.label} labels")
         draft.ledger, draft.signal = total.units(), json.loads((draft.folder / HEAD).read_text())
+        draft.parents = [_made_by(cell)]
 
     artifact = _obtain(cell, run, spec, "teacher.logits", make)
     cache = LogitCache.open(artifact.folder)
@@ -93,6 +97,7 @@ def written_answers(cell: Cell, run: energy.Run, data: Dataset) -> Dataset:
         write_flat(draft.folder / "answers.npz", Flat.of(a for a in answers if a is not None))
         draft.ledger = {"generated": generated}
         draft.signal = {"answers": n, "ended": ended}
+        draft.parents = [_made_by(cell)]
 
     artifact = _obtain(cell, run, spec, "teacher.generate", make)
     return dataset_of(read_flat(artifact.folder / "answers.npz"), cell.tokenizer)
@@ -118,10 +123,45 @@ def _teacher(cell: Cell, data: Dataset) -> Any:
     )  # fmt: skip
 
 
+def _made_by(cell: Cell) -> dict[str, Any]:
+    """The teacher as a parent of what it makes: what its own training took, where a manifest says so."""
+    teacher = cell.config.teacher
+    assert teacher is not None
+    weights = weights_hash_of(teacher)
+    known: dict[str, Any] = {"energy_j": None, "total_j": None, "origin": None}
+    found = None if teacher.ref.startswith("builtin:") else _manifest_beside(Path(teacher.ref))
+    if found is not None:
+        return Artifact(Path(teacher.ref), found, found.spec).as_parent()
+    if teacher.ref.startswith("builtin:"):
+        production = manifest_of(teacher.ref)["production"]
+        known = {name: production[name] for name in known}
+    return {"id": teacher.ref, "artifact_id": weights, "kind": "teacher", **known}
+
+
+def _manifest_beside(folder: Path) -> Manifest | None:
+    """Of a model that we trained; others have no such file, or one of their own."""
+    try:
+        return load(folder)
+    except DistillError:
+        return None
+
+
+def _made_again_already(cell: Cell, spec: ArtifactSpec) -> bool:
+    """Has a cell of this study made it again? A reason is for one time, not for each size and seed."""
+    try:
+        found = cell.registry.find(spec)
+    except DistillError:  # damaged: it is to be made again
+        return False
+    again = found is not None and found.manifest.regenerated is not None
+    return again and found is not None and found.manifest.production.run_id in cell.study_run_ids
+
+
 def _obtain(cell: Cell, run: energy.Run, spec: ArtifactSpec, stage: str, make: Any) -> Artifact:
     """By the first process; the others find what it made. What reuse spared is kept for the summary."""
     reason = cell.config.reuse.regenerate
     if cell.processes.first:
+        if reason is not None and _made_again_already(cell, spec):
+            reason = None
         before = cell.registry.find(spec) if reason is None else None
         artifact = obtain(
             run, cell.registry, spec, stage, make, regenerate=reason, site=cell.site,
