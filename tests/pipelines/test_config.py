@@ -133,5 +133,16 @@ def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str,
     assert len(str(caught.value).splitlines()) <= 3
 
 
+def test_a_file_that_names_students_alone_gets_what_fits_all_sizes_and_is_least_biased(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.yaml").write_text("students: [{name: S}]\npipelines: [sft]\n")
+    mine = load(str(tmp_path / "mine.yaml"))
+    assert (mine.train.optimizer, mine.train.attention, mine.train.bucket) == ("adafactor", "sdpa", True)
+    assert (mine.train.stop, mine.kd.tail, mine.kd.temperatures) == ("budget", "bucket", (1.0, 2.0, 4.0))
+    assert (mine.generate.static_cache, mine.generate.batch) == (True, 0)  # the largest that fits
+    assert mine.threads == 1  # more of them spin
+
+
 def test_what_only_needs_a_teacher_elsewhere_loads_without_one() -> None:
     assert load("quick", ["teacher=null", "pipelines=[sft]"]).teacher is None

@@ -55,6 +55,14 @@ def test_alpha_one_is_the_baseline_and_less_is_another_student(unmeasured: Path)
     assert both["nll"] != pytest.approx(sft["nll"], rel=1e-6)
 
 
+def test_each_tail_makes_another_student_and_the_bucket_is_the_usual_one(unmeasured: Path) -> None:
+    unsure = "teacher={name: T, ref: decoder, width: 16, heads: 2}"  # its top 2 hold little of its mass
+    words = ("pipelines=[kd]", "kd.alpha=0", "kd.k=2", unsure)
+    nll = [study(unmeasured / t, *words, f"kd.tail={t}")[0]["nll"] for t in ("bucket", "renorm", "none")]
+    assert len(set(nll)) == 3
+    assert study(unmeasured / "usual", *words)[0]["nll"] == nll[0]
+
+
 def test_another_temperature_and_fewer_logits_ask_no_teacher(unmeasured: Path) -> None:
     study(unmeasured / "first", "pipelines=[kd]")
     (other,) = study(unmeasured / "other", "pipelines=[kd]", "kd.tau=4", "kd.k=3", "kd.alpha=0")
