@@ -103,6 +103,8 @@ def _teacher(config: Config) -> Iterator[tuple[str, str]]:
     needs = _first(p for p in config.pipelines if p != "sft")
     if needs is not None and config.teacher is None:
         yield f"pipeline {needs} needs a teacher", "teacher: {name: …, ref: …}, or pipelines=[sft]"
+    if config.generate.graph and not config.generate.static_cache:
+        yield "generate.graph needs a cache that does not grow", "generate.static_cache=true"
     if config.reuse.regenerate is not None and not config.reuse.regenerate.strip():
         yield "making it again needs a reason", "--regenerate 'what was wrong with it'"
 

@@ -124,6 +124,7 @@ def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> 
         ("site.pue=0.5", "site.pue is 0.5"),
         ("site.grid_g_per_kwh=-1", "site.grid_g_per_kwh is -1"),
         ("evaluate.lm_eval='{model}.json'", "are filled in"),
+        ("generate={graph: true, static_cache: false}", "does not grow"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str, said: str) -> None:
@@ -142,6 +143,14 @@ def test_a_file_that_names_students_alone_gets_what_fits_all_sizes_and_is_least_
     assert (mine.train.stop, mine.kd.tail, mine.kd.temperatures) == ("budget", "bucket", (1.0, 2.0, 4.0))
     assert (mine.generate.static_cache, mine.generate.batch) == (True, 0)  # the largest that fits
     assert mine.threads == 1  # more of them spin
+
+
+def test_the_readmes_study_of_the_posters_models_can_be_loaded(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "pipelines" / "README.md").read_text()
+    (tmp_path / "olmo2.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    study = load(str(tmp_path / "olmo2.yaml"))
+    assert [s.name for s in study.students] == ["1B", "7B", "13B"]
+    assert study.train.optimizer == "adafactor"
 
 
 def test_what_only_needs_a_teacher_elsewhere_loads_without_one() -> None:

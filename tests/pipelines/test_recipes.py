@@ -116,6 +116,25 @@ def test_what_decides_a_teachers_work_names_another_artifact_and_nothing_else_do
         assert named(100 + n, word) == usual, word
 
 
+def test_how_the_teacher_generates_is_what_the_settings_say(
+    unmeasured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = import_module("energyd_pipelines.recipes.teacher")
+    asked: dict[str, Any] = {}
+
+    def generate(*given: Any, then: Any = recipe.generate, **settings: Any) -> Any:
+        asked.update(settings)
+        return then(*given, **settings)
+
+    monkeypatch.setattr(recipe, "generate", generate)
+    wanted = {"temperature": 0.5, "top_p": 0.8, "max_new": 3, "batch": 7, "graph": True, "seed": 4}
+    study(unmeasured / "one", "pipelines=[synthetic]", f"generate={json.dumps(wanted)}")
+    assert {name: asked[name] for name in wanted} == wanted
+    assert (asked["static_cache"], asked["eos_id"], asked["pad_id"]) == (True, 1, 0)
+    study(unmeasured / "two", "pipelines=[synthetic]")
+    assert (asked["batch"], asked["graph"]) == (None, False)  # the largest that fits
+
+
 def test_other_weights_under_the_same_name_are_another_teacher(unmeasured: Path) -> None:
     study(unmeasured / "t", "pipelines=[sft]")
     student = unmeasured / "t" / "sft-S-0" / "student"
