@@ -60,6 +60,8 @@ def test_the_manifest_carries_the_daemons_own_joules_and_the_second_run_makes_no
     assert counts == ["1", "0"]
     made = manifest(tmp_path, "reuse")
     production = made.production
+    uses = f"SELECT count(*) AS n FROM artifact_uses WHERE artifact_id = '{made.artifact_id}'"
+    wait_for(lambda: measuring.query(uses) == [{"n": 2}])  # a program may end before its last ack
     (stage,) = measuring.query(
         "SELECT t.*, a.*, (SELECT list(run_id ORDER BY t_ns) FROM artifact_uses u "
         "WHERE u.artifact_id = a.artifact_id) AS users "
