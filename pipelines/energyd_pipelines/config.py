@@ -85,6 +85,7 @@ class GenerateConfig:
     batch: int = 0  # 0: the largest that fits
     prompts: int = 0  # 0: all of the data's
     static_cache: bool = True
+    graph: bool = False  # on a GPU: each step one CUDA graph (docs/results/h100-study.md: what that saves)
     seed: int = 0
 
 

@@ -143,6 +143,8 @@ def _teacher(config: Config) -> Iterator[tuple[str, str]]:
     fresh = teacher is not None and (teacher.ref, teacher.weights) == ("decoder", "pretrained")
     if needs is not None and teacher is not None and fresh:
         yield f"teacher {teacher.name} has no ref, so it would have learnt nothing", "teacher.ref=FOLDER"
+    if config.generate.graph and not config.generate.static_cache:
+        yield "generate.graph needs a cache that does not grow", "generate.static_cache=true"
     if config.reuse.regenerate is not None and not config.reuse.regenerate.strip():
         yield "making it again needs a reason", "--regenerate 'what was wrong with it'"
 

@@ -109,10 +109,12 @@ def energy_of(
     from energyd_client.request import ask, stage_result  # imports zmq
 
     try:
+        ask(default_endpoint(), AskStatus(0), timeout_s)  # is one there? Else the reason would be lost
+        cost = stage_result(stage_id, timeout_s, power=False)
+        # Asked again: a daemon that has only just started names its devices while the stage is waited for.
         status = ask(default_endpoint(), AskStatus(0), timeout_s)
     except EnergydError as error:
         return unknown(f"not measured: {str(error).splitlines()[0]}", **about)
-    cost = stage_result(stage_id, timeout_s, power=False)
     if cost is None:
         return unknown(f"the daemon does not know stage {stage_id}, or not any more", **about)
     if cost["state"] != "final":

@@ -68,10 +68,11 @@ def of_stage(
     from energyd_client.request import ask, stage_result  # imports zmq
 
     try:
-        status = ask(default_endpoint(), AskStatus(0), timeout_s)
+        ask(default_endpoint(), AskStatus(0), timeout_s)  # else each question would wait for nobody
+        answer = stage_result(stage_id, timeout_s, power=True)
+        status = ask(default_endpoint(), AskStatus(0), timeout_s)  # after it: then all devices are named
     except EnergydError:
         return {}
-    answer = stage_result(stage_id, timeout_s, power=True)
     if answer is None or answer["t1_ns"] is None:
         return {}
     domains = {d["device"]: str(d["domain"]) for d in status["devices"]}

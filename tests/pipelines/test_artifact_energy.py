@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from energyd_client import request
 from energyd_pipelines import starved
 from energyd_pipelines.artifacts import ArtifactSpec, Manifest, Registry
 from energyd_pipelines.production import Production, energy_of, unknown, with_attempts
@@ -59,6 +60,8 @@ def test_the_manifest_carries_the_daemons_own_joules_and_the_second_run_makes_no
     assert counts == ["1", "0"]
     made = manifest(tmp_path, "reuse")
     production = made.production
+    uses = f"SELECT count(*) AS n FROM artifact_uses WHERE artifact_id = '{made.artifact_id}'"
+    wait_for(lambda: measuring.query(uses) == [{"n": 2}])  # a program may end before its last ack
     (stage,) = measuring.query(
         "SELECT t.*, a.*, (SELECT list(run_id ORDER BY t_ns) FROM artifact_uses u "
         "WHERE u.artifact_id = a.artifact_id) AS users "
@@ -164,6 +167,33 @@ def test_without_a_daemon_it_is_made_all_the_same_and_the_joules_are_null_with_t
     assert production.energy_j == {"gpu": None, "cpu": None, "dram": None}
     assert production.total_j is None
     assert "energyd is not there" in production.reason["total"]
+
+
+def test_devices_that_the_daemon_names_only_while_it_is_waited_for_are_charged(
+    measuring: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that has just started: the energy of a first stage was NULL for ever, its devices `absent`."""
+    code = "with energy.run('r') as run, run.stage('s') as stage: time.sleep(0.2)\nprint(stage.stage_id)\n"
+    stage_id = measuring.finish(code).strip()
+    monkeypatch.setenv("ENERGYD_ENDPOINT", measuring.endpoint)
+    real_ask, real_result, waited = request.ask, request.stage_result, False
+
+    def ask(*question: Any) -> dict[str, Any]:
+        body = real_ask(*question)
+        return body if waited or "devices" not in body else {**body, "devices": [], "domains": []}
+
+    def result(*question: Any, **more: Any) -> Any:
+        nonlocal waited
+        found = real_result(*question, **more)
+        waited = True
+        return found
+
+    monkeypatch.setattr(request, "ask", ask)
+    monkeypatch.setattr(request, "stage_result", result)
+    found = energy_of(stage_id)
+    assert found.energy_j["cpu"] == pytest.approx(65 * (found.duration_s or 0), rel=1e-3)
+    waited = False
+    assert {s.domain for s in starved.of_stage(stage_id, floor=1.0).values()} == {"gpu", "cpu"}
 
 
 def test_a_stage_that_the_daemon_does_not_know_has_no_joules_and_a_reason(

@@ -149,6 +149,7 @@ def test_the_hashes_change_with_what_decides_results_and_with_nothing_else() -> 
         ("train.lora.dropout=1", "below 1"),
         ("site.pue=0.5", "site.pue is 0.5"),
         ("site.grid_g_per_kwh=-1", "site.grid_g_per_kwh is -1"),
+        ("generate={graph: true, static_cache: false}", "does not grow"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str, said: str) -> None:
@@ -161,6 +162,25 @@ def test_a_value_that_cannot_be_meant_is_refused_before_anything_runs(word: str,
 def test_more_strings_than_there_are_would_be_drawn_for_ever_and_are_refused() -> None:
     with pytest.raises(DistillError, match="up to 4320 with"):
         load("quick", ["data.longest=3", "data.n=6000"])
+
+
+def test_a_file_that_names_students_alone_gets_what_fits_all_sizes_and_is_least_biased(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.yaml").write_text("students: [{name: S}]\npipelines: [sft]\n")
+    mine = load(str(tmp_path / "mine.yaml"))
+    assert (mine.train.optimizer, mine.train.attention, mine.train.bucket) == ("adafactor", "sdpa", True)
+    assert (mine.train.stop, mine.kd.tail, mine.kd.temperatures) == ("budget", "bucket", (1.0, 2.0, 4.0))
+    assert (mine.generate.static_cache, mine.generate.batch) == (True, 0)  # the largest that fits
+    assert mine.threads == 1  # more of them spin
+
+
+def test_the_readmes_study_of_the_posters_models_can_be_loaded(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "pipelines" / "README.md").read_text()
+    (tmp_path / "olmo2.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    study = load(str(tmp_path / "olmo2.yaml"))
+    assert [s.name for s in study.students] == ["1B", "7B", "13B"]
+    assert study.train.optimizer == "adafactor"
 
 
 def test_what_only_needs_a_teacher_elsewhere_loads_without_one() -> None:

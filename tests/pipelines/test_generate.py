@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,30 @@ def test_grouped_attention_is_what_repeated_keys_give(model: Any, prompts: list[
 def test_the_largest_batch_on_a_cpu_is_no_larger_than_there_are_prompts(model: Any) -> None:
     assert largest_batch(model, prompt=8, max_new=8, of=5) == 8
     assert largest_batch(model, prompt=8, max_new=8) == 64
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "prompt", "batch"), [(17.0, 128, 128), (17.0, 768, 16), (8.5, 768, 8), (0.1, 768, 1)]
+)
+def test_the_largest_batch_on_a_gpu_is_what_the_free_memory_holds(
+    monkeypatch: pytest.MonkeyPatch, free_gb: float, prompt: int, batch: int
+) -> None:
+    """The 32B teacher beside its weights: 262,144 bytes a token of keys and values, and the prefill."""
+    shape = shape_of("32b")
+    config = SimpleNamespace(
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, hidden_size=shape.hidden,
+        num_key_value_heads=shape.kv_heads, intermediate_size=shape.ffn, vocab_size=shape.vocab,
+    )  # fmt: skip
+    config.get_text_config = lambda: config
+    teacher = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, config=config)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free_gb * 1e9), int(80e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    found = largest_batch(teacher, prompt=prompt, max_new=128)
+    assert found == batch
+    a_row = shape.kv_bytes * (prompt + 128) + prompt * 2 * (4 * shape.ffn + 8 * shape.hidden)
+    assert found * a_row < free_gb * 1e9 or found == 1
+    assert 2 * found * a_row > 0.8 * free_gb * 1e9  # twice as many would leave no room for anything else
 
 
 def test_a_guessed_batch_that_does_not_fit_is_halved_and_a_wanted_one_is_told(

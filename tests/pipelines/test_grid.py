@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_every_seed_and_size_shares_one_cache_and_a_finished_cell_is_left_alone(
 def test_minutes_begin_no_cell_too_late_and_what_is_left_is_gone_on_with(unmeasured: Path) -> None:
     config = load("quick", [*SMALLEST, "pipelines=[sft]", "seeds=[0, 1, 2]"])
     assert [r["seed"] for r in run_grid(config, "quick", unmeasured / "one", minutes=1e-9)] == [0]
-    words = ["run", "quick", *SMALLEST, "pipelines=[sft]", "seeds=[0, 1]"]
+    words = ["run", "quick", *SMALLEST, "pipelines=[sft]", "--seeds", "2"]
     late = CliRunner().invoke(cli, [*words, "--minutes", "1e-9"])
     assert late.exit_code == AGAIN
     assert "left for --resume: sft-S seed 1" in late.output
@@ -70,7 +71,10 @@ def test_what_reuse_saved_is_a_sum_of_known_joules_or_is_said_to_be_unknown() ->
 
 
 LEARN = """
-import sys
+import os, sys
+import energyd_pipelines.cli
+early = "torch" in sys.modules  # then libgomp would not hear of it any more
+import torch
 from importlib import import_module
 from pathlib import Path
 from energyd_pipelines.config import load
@@ -81,14 +85,17 @@ def learn(*args, learn=sft.learn, **named):
     before = len(sys.modules)
     learn(*args, **named)
     print("imported", len(sys.modules) - before)
+    print("threads", torch.get_num_threads(), os.environ["OMP_WAIT_POLICY"], early)
 
 sft.learn = learn
 run_grid(load("quick", {words!r}), "quick", Path("study"))
 """
 
 
-def test_the_first_cell_does_not_bear_the_imports_that_all_cells_need(unmeasured: Path) -> None:
+def test_the_first_cell_does_not_bear_the_imports_of_all_and_no_thread_spins(unmeasured: Path) -> None:
     code = LEARN.format(words=[*SMALLEST, "pipelines=[sft]"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert "threads 1 PASSIVE False" in done.stdout
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("imported")]
     assert int(told.split()[1]) < 50  # transformers is 1500

@@ -33,6 +33,9 @@ models.warm_up()  # once for all attempts
 def dies(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
+def in_preparing_data():
+    import_module("energyd_pipelines.data_files").with_room = dies
+
 def in_the_teachers_work():
     Draft.commit = dies
 
@@ -101,7 +104,8 @@ def test_killed_in_every_stage_it_goes_on_and_every_attempt_is_in_the_sums(
     said = attempts(
         measuring, tmp_path,
         "from pathlib import Path\n"
-        "assert attempt(in_the_teachers_work) == 9\n"
+        "assert attempt(in_preparing_data) == 9\n"
+        "assert attempt(in_the_teachers_work, '--resume') == 9\n"
         "assert not list(Path('artifacts').glob('*/*/manifest.json'))\n"
         "assert attempt(after_a_checkpoint, '--resume') == 9\n"
         "assert attempt(in_evaluation, '--resume') == 9\n"
@@ -117,10 +121,10 @@ def test_killed_in_every_stage_it_goes_on_and_every_attempt_is_in_the_sums(
         " ORDER BY attempt"
     )
     assert [(r["attempt"], r["status"]) for r in runs] == [
-        (1, "aborted"), (2, "aborted"), (3, "aborted"), (4, "ok"),
+        (1, "aborted"), (2, "aborted"), (3, "aborted"), (4, "aborted"), (5, "ok"),
     ]  # fmt: skip
     assert found["run_ids"] == [r["run_id"] for r in runs]
-    assert found["attempts"] == 4
+    assert found["attempts"] == 5
     assert found["starved_share"] is None
     assert found["starved_reason"].startswith("no GPU")
     stages = measuring.query(
@@ -128,12 +132,13 @@ def test_killed_in_every_stage_it_goes_on_and_every_attempt_is_in_the_sums(
     )
     top = [[s["stage"] for s in stages if s["run_id"] == r["run_id"] and s["depth"] == 0] for r in runs]
     assert top == [
-        ["prerun", "preprocess", "teacher.logits"],
+        ["prerun", "preprocess"],
+        ["preprocess", "teacher.logits"],
         ["teacher.logits", "student.train"],
         ["student.train", "evaluate"],
         ["evaluate"],
     ]
-    trained = [s["stage"] for s in stages if s["run_id"] == runs[2]["run_id"] and s["stage"][:5] == "steps"]
+    trained = [s["stage"] for s in stages if s["run_id"] == runs[3]["run_id"] and s["stage"][:5] == "steps"]
     assert trained == ["steps 5-8", "steps 9-12"]  # what the checkpoint holds is not learnt again
 
     (artifact,) = Registry(tmp_path / "artifacts").all()

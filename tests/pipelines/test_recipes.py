@@ -55,6 +55,14 @@ def test_alpha_one_is_the_baseline_and_less_is_another_student(unmeasured: Path)
     assert both["nll"] != pytest.approx(sft["nll"], rel=1e-6)
 
 
+def test_each_tail_makes_another_student_and_the_bucket_is_the_usual_one(unmeasured: Path) -> None:
+    unsure = "teacher={name: T, ref: decoder, width: 16, heads: 2}"  # its top 2 hold little of its mass
+    words = ("pipelines=[kd]", "kd.alpha=0", "kd.k=2", unsure)
+    nll = [study(unmeasured / t, *words, f"kd.tail={t}")[0]["nll"] for t in ("bucket", "renorm", "none")]
+    assert len(set(nll)) == 3
+    assert study(unmeasured / "usual", *words)[0]["nll"] == nll[0]
+
+
 def test_another_temperature_and_fewer_logits_ask_no_teacher(unmeasured: Path) -> None:
     study(unmeasured / "first", "pipelines=[kd]")
     (other,) = study(unmeasured / "other", "pipelines=[kd]", "kd.tau=4", "kd.k=3", "kd.alpha=0")
@@ -106,6 +114,25 @@ def test_what_decides_a_teachers_work_names_another_artifact_and_nothing_else_do
     aside = ("train.steps=9", "train.lr=0.5", "kd.alpha=0.9", "kd.batch=3", "seeds=[7]", "evaluate.n=3")
     for n, word in enumerate(aside):
         assert named(100 + n, word) == usual, word
+
+
+def test_how_the_teacher_generates_is_what_the_settings_say(
+    unmeasured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = import_module("energyd_pipelines.recipes.teacher")
+    asked: dict[str, Any] = {}
+
+    def generate(*given: Any, then: Any = recipe.generate, **settings: Any) -> Any:
+        asked.update(settings)
+        return then(*given, **settings)
+
+    monkeypatch.setattr(recipe, "generate", generate)
+    wanted = {"temperature": 0.5, "top_p": 0.8, "max_new": 3, "batch": 7, "graph": True, "seed": 4}
+    study(unmeasured / "one", "pipelines=[synthetic]", f"generate={json.dumps(wanted)}")
+    assert {name: asked[name] for name in wanted} == wanted
+    assert (asked["static_cache"], asked["eos_id"], asked["pad_id"]) == (True, 1, 0)
+    study(unmeasured / "two", "pipelines=[synthetic]")
+    assert (asked["batch"], asked["graph"]) == (None, False)  # the largest that fits
 
 
 def test_other_weights_under_the_same_name_are_another_teacher(unmeasured: Path) -> None:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SMALLEST = (
     "students=[{name: S, width: 16, layers: 1, heads: 2}]", "data.n=96", "data.n_eval=20", "train.batch=16",
     "train.steps=12", "train.group_steps=6", "train.eval_every=6", "prerun.idle_s=0.05",
-    "site={grid_g_per_kwh: 30, pue: 1.1}",
+    "prerun.context_s=0.05", "prerun.burn_s=0.05", "site={grid_g_per_kwh: 30, pue: 1.1}",
 )  # fmt: skip
 
 
@@ -106,8 +106,9 @@ def every_pipeline_is_a_run_whose_stages_are_those_of_the_equation(place: Place)
         stages = place.stages(run["run_id"])
         top = [s["stage"] for s in stages if s["depth"] == 0]
         assert top == ["prerun", "preprocess", *teacher[pipeline], "student.train", "evaluate"]
+        idle = ["prerun.idle", "prerun.context"]
         group = ["data_wait", "steps 1-6", "eval", "data_wait", "steps 7-12", "eval", "checkpoint"]
-        assert [s["stage"] for s in stages if s["depth"] == 1] == ["prerun.idle", *group]
+        assert [s["stage"] for s in stages if s["depth"] == 1] == [*idle, "burn", *group]
         assert all(s["total_j"] is not None for s in stages), stages
         assert run["status"] == "ok"
 
@@ -136,6 +137,8 @@ def four_kinds_of_tokens_are_counted_and_none_is_another(place: Place) -> None:
     written = json.loads(next(place.folder.glob("artifacts/synthetic/*/manifest.json")).read_text())
     assert counted["synthetic-S", "teacher.generate", "generated"] == written["ledger"]["generated"]
     assert ("synthetic-S", "teacher.generate", "label") not in counted
+    # Or a student's J a token would hold tokens that it did not learn from.
+    assert {unit for name, stage, unit in counted if stage == "eval"} == {"examples"}
     for group in ("steps 1-6", "steps 7-12"):
         label, nonpad, positions = (counted["sft-S", group, u] for u in ("label", "nonpad", "positions"))
         assert 0 < label < nonpad <= positions

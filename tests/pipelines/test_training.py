@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from energyd_pipelines.config import DataConfig, LoraConfig, ModelConfig, TrainC
 from energyd_pipelines.data import Prepared, prepare
 from energyd_pipelines.errors import DistillError
 from energyd_pipelines.evaluate import evaluate
+from energyd_pipelines.examples import Dataset, Example
 from energyd_pipelines.generate import generate
 from energyd_pipelines.identity import tokenizer_hash_of
 from energyd_pipelines.losses import ce
@@ -133,6 +135,27 @@ def test_exact_match_in_one_pass_is_that_of_greedy_decoding(data: Prepared) -> N
     untrained = evaluate(model(), held, data.groups, batch=16, device=CPU)
     assert untrained.exact_match < 0.1
     assert untrained.nll > 3 > quality.nll
+
+
+def test_every_group_weighs_alike_and_every_label_does(data: Prepared) -> None:
+    teacher = model(None, ModelConfig(name="t", ref="builtin:strings-v1"))
+    held = data.held_out
+    examples = [Example(e.tokens.copy(), e.prompt) for e in held.examples]
+    examples[0].tokens[examples[0].prompt] ^= 1  # so the teacher's answer to it is wrong
+    spoilt = Dataset(examples, "h", held.tokenizer_hash, held.vocab_size, held.pad_id, held.eos_id)
+    first = ["first"] + ["rest"] * (len(examples) - 1)
+    found = evaluate(teacher, spoilt, first, batch=7, device=CPU)
+    assert found.groups["first"] == 0
+    assert found.exact_match == pytest.approx(found.groups["rest"] / 2)
+    nats, labels = 0.0, 0
+    for e in examples:
+        with torch.no_grad():
+            logits = teacher(input_ids=torch.from_numpy(e.tokens.astype(np.int64))[None]).logits[0]
+        wanted = torch.from_numpy(e.tokens[e.prompt :].astype(np.int64))
+        nats -= logits[e.prompt - 1 : -1].log_softmax(-1).gather(1, wanted[:, None]).sum().item()
+        labels += e.n_labels
+    assert found.nll == pytest.approx(nats / labels, rel=1e-4)
+    assert (found.counts.label, found.n) == (labels, len(examples))
 
 
 def test_muon_makes_singular_values_alike_and_learns(data: Prepared) -> None:

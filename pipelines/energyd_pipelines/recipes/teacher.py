@@ -87,7 +87,7 @@ def written_answers(cell: Cell, run: energy.Run, data: Dataset) -> Dataset:
         for answer in generate(
             teacher, prompts, max_new=settings.max_new, eos_id=data.eos_id, pad_id=data.pad_id,
             temperature=settings.temperature, top_p=settings.top_p, batch=settings.batch or None,
-            static_cache=settings.static_cache, seed=settings.seed,
+            static_cache=settings.static_cache, graph=settings.graph, seed=settings.seed,
         ):  # fmt: skip
             answers[answer.index] = Example(answer.tokens, len(prompts[answer.index]))
             generated += answer.n_generated
