@@ -43,7 +43,8 @@ QUESTIONS: Final = {
         "SELECT host, device, day, (max(cum_uj) - min(cum_uj)) / 1e6 AS j FROM samples GROUP BY ALL", None),
 }  # fmt: skip
 CHILD: Final = """
-import json, resource, sys, time
+import json, re, resource, sys, time
+import duckdb
 from energyd.store.read import open_lake
 began = time.perf_counter()
 with open_lake(sys.argv[1]) as reader:
@@ -55,8 +56,13 @@ with open_lake(sys.argv[1]) as reader:
         took.append(time.perf_counter() - began)
         if took[0] > 10:
             break
+    opened_files = None
+    if "FROM samples" in sys.argv[2] and took[0] < 10:  # of what was learnt, all are read once
+        plan = reader.sql("EXPLAIN ANALYZE " + sys.argv[2]).fetchall()[0][1]
+        opened_files = int(re.search(r"Total Files Read: (\\d+)", plan)[1])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-json.dump({"opened": opened, "took": took, "rows": len(rows), "peak_mib": peak}, sys.stdout)
+json.dump({"opened": opened, "took": took, "rows": len(rows), "peak_mib": peak, "files": opened_files,
+           "duckdb": duckdb.__version__}, sys.stdout)
 """
 MORE: Final = (
     ("--lake", {"type": Path, "help": "a lake that make_lake.py has made; else a small one is made"}),
@@ -73,7 +79,8 @@ def measure(bench: Bench, scratch: Path) -> None:
         lake = scratch / "lake"
         make(lake, hosts, devices, days)
     samples = hosts * devices * days * DAY_S
-    size = sum(p.stat().st_size for p in (lake / "samples").rglob("*.parquet"))
+    files = list((lake / "samples").rglob("*.parquet"))
+    size = sum(p.stat().st_size for p in files)
     bench.raw["bytes_a_sample"] = size / samples
     bench.add("samples in the lake", samples / 1e6, "M", note=f"{hosts} hosts, {devices} GPUs, {days} days")
     bench.add("size of its samples", size / 1e9, "GB", note=f"{size / samples:.2f} bytes a sample")
@@ -86,6 +93,8 @@ def measure(bench: Bench, scratch: Path) -> None:
             bench.raw[f"{name}: {what}"] = found
             again = f"again {found['took'][-1]:.2f} s; " if len(found["took"]) > 1 else ""
             note = f"of it opening {found['opened']:.2f} s; {again}{found['rows']} rows; "
+            if found["files"] is not None:
+                note += f"plan: {found['files']} of {len(files):,} files read; "
             # What somebody waits who asks: what was learnt is read once, by the first question of a reader.
             bench.add(f"{name}: {what}", found["opened"] + found["took"][0], "s", target=target,
                       note=note + f"{found['peak_mib']:.0f} MiB")  # fmt: skip

@@ -31,6 +31,7 @@ def page() -> str:
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux",
         f"{machine['kernel']}, load {machine['load']}; commit {machine['commit']};",
         f"DuckDB {machine['versions'].get('duckdb')}.",
+        *_about_ledger(),
         "",
         f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
@@ -43,6 +44,18 @@ def page() -> str:
     if found["failed"]:
         lines += ["", f"Failed: {found['failed']}"]
     return "\n".join(lines)
+
+
+def _about_ledger() -> list[str]:
+    """Where and by what the ledger's rows came; nothing without any."""
+    file = ROOT / "docs/results/lake_ledger.json"
+    if not file.exists():
+        return []
+    found = json.loads(file.read_text())
+    machine, asked = found["machine"], [v for v in found["raw"].values() if isinstance(v, dict)]
+    by = ", ".join(sorted({each.get("duckdb", "?") for each in asked}))
+    return [f"The ledger's rows: {machine['cpu']}, load {machine['load']}; commit {machine['commit']};",
+            f"DuckDB {by} with its extensions, PostgreSQL on the same machine."]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -241,13 +241,14 @@ def told_by_stores(fleet: Fleet) -> dict[str, dict[str, tuple[Any, ...]]]:
     return found
 
 
-def test_what_four_hosts_measured_is_in_the_lake_once_and_a_run_of_all_adds_up(
-    fleet: Fleet, copy: Path
+def test_what_four_hosts_measured_is_in_lake_and_ledger_once_and_a_run_of_all_adds_up(
+    fleet: Fleet, copy: Path, request: pytest.FixtureRequest
 ) -> None:
-    """One test, since workers that share tests would each build the fleet."""
+    """One test, since workers would each build the fleet; the ledger, which not all have, last."""
     _the_lake_holds_what_the_stores_hold(fleet, copy)
     _the_spanning_run_adds_up(fleet, copy)
     _the_wrong_clock_is_told(fleet, copy)
+    _the_ledger_holds_what_the_stores_hold(fleet, request.getfixturevalue("fleet_python"))
 
 
 def _the_lake_holds_what_the_stores_hold(fleet: Fleet, copy: Path) -> None:
@@ -264,7 +265,8 @@ def _the_lake_holds_what_the_stores_hold(fleet: Fleet, copy: Path) -> None:
         assert twice == (0,)
 
 
-def _the_spanning_run_adds_up(fleet: Fleet, copy: Path) -> None:
+def _spanning_run_of_stores(fleet: Fleet) -> tuple[int, int]:
+    """(µJ, tokens) of the run of all, each host's own store asked."""
     total_j, tokens = 0.0, 0
     for daemon in fleet.daemons:
         with open_reader(daemon.store) as one:
@@ -272,10 +274,14 @@ def _the_spanning_run_adds_up(fleet: Fleet, copy: Path) -> None:
             assert run["total_j"] is not None, run["reason"]
             total_j, tokens = total_j + run["total_j"], tokens + run["tokens"]
     assert tokens == 36 + 10 * (21 + 22 + 23)
+    return round(total_j * 1e6), tokens
+
+
+def _the_spanning_run_adds_up(fleet: Fleet, copy: Path) -> None:
     with ask_lake(str(copy)) as reader:
         (run,) = reader.sql("FROM run_totals WHERE run_id = $1", [fleet.run_id]).dicts()
-    assert round(run["total_j"] * 1e6) == round(total_j * 1e6)
-    assert (run["tokens"], run["run"], run["hosts"]) == (tokens, "span", sorted(fleet.hosts))
+    assert (round(run["total_j"] * 1e6), run["tokens"]) == _spanning_run_of_stores(fleet)
+    assert (run["run"], run["hosts"]) == ("span", sorted(fleet.hosts))
 
 
 def _the_wrong_clock_is_told(fleet: Fleet, copy: Path) -> None:
@@ -288,13 +294,22 @@ def _the_wrong_clock_is_told(fleet: Fleet, copy: Path) -> None:
         assert doubt < 3
 
 
-def test_the_ledger_holds_what_the_four_stores_hold_registered_by_two_at_once(
-    fleet_python: str, fleet: Fleet
-) -> None:
+def _the_ledger_holds_what_the_stores_hold(fleet: Fleet, fleet_python: str) -> None:
+    """Registered by two at once, from one node; asked from another."""
     network = fleet.network
     server = Postgres(initdb_of())
     env = {**os.environ, "PYTHONPATH": PATHS}
     keys = fleet.s3.write_keys(fleet.keys.with_name("ledger-keys"), PGPASSWORD="secret")
+
+    def asked(query: str) -> Any:
+        done = subprocess.run(
+            [*network.inside(network.nodes[1]), fleet_python, "-m", "energyq", "--lake", ledger,
+             "--lake-keys", str(keys), "--format", "json", query],
+            env=env, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
     try:
         server.start(network.hub_address, network.inside(network.hub))
         ledger = server.make("ledger")
@@ -308,15 +323,12 @@ def test_the_ledger_holds_what_the_four_stores_hold_registered_by_two_at_once(
         assert added == len([k for k in lake if k])
         stores = told_by_stores(fleet)
         for table, sums in SUMS.items():
-            done = subprocess.run(
-                [*network.inside(network.nodes[1]), fleet_python, "-m", "energyq", "--lake", ledger,
-                 "--lake-keys", str(keys), "--format", "json",
-                 f"SELECT host, [count(*), {sums}] AS row FROM raw_{table} GROUP BY host"],
-                env=env, capture_output=True, text=True, timeout=120, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            rows = {r["host"]: tuple(r["row"]) for r in json.loads(done.stdout)}
+            query = f"SELECT host, [count(*), {sums}] AS row FROM raw_{table} GROUP BY host"
+            rows = {r["host"]: tuple(r["row"]) for r in asked(query)}
             assert rows == {host: tuple(row) for host, row in stores[table].items()}, table
+        (run,) = asked(f"SELECT total_j, tokens, hosts FROM run_totals WHERE run_id = '{fleet.run_id}'")
+        assert (round(run["total_j"] * 1e6), run["tokens"]) == _spanning_run_of_stores(fleet)
+        assert run["hosts"] == sorted(fleet.hosts)
     finally:
         server.stop()
 

@@ -82,7 +82,8 @@ def test_a_user_who_is_not_root_is_told_what_to_install(tools: Path) -> None:
 def test_root_gets_what_is_missing_installed_and_nothing_more(tools: Path) -> None:
     (tools / "id").unlink()
     fake(tools, "id", "echo 0")
-    fake(tools, "gcc", "exit 0")
+    for there in ("gcc", "ip", "initdb"):
+        fake(tools, there, "exit 0")
     fake(tools, "apt-get", f'echo "$@" >> {tools}/apt.log')
     result = sh("tests/deps.sh", "test", PATH=str(tools))
     assert result.returncode == 0, result.stderr
@@ -92,15 +93,17 @@ def test_root_gets_what_is_missing_installed_and_nothing_more(tools: Path) -> No
     ]
 
 
-def test_what_a_fleets_tests_alone_need_is_told_and_nothing_fails_without(tools: Path) -> None:
+def test_what_only_a_fleets_tests_need_is_installed_where_it_can_be_and_fails_nothing(tools: Path) -> None:
+    for there in ("gcc", "tmux", "shellcheck", "initdb"):
+        fake(tools, there, "exit 0")
     (tools / "id").unlink()
-    (tools / "ip").unlink()
-    fake(tools, "id", "echo 1000")
-    for name in ("gcc", "tmux", "shellcheck"):
-        fake(tools, name, "exit 0")
+    fake(tools, "id", "echo 0")
+    fake(tools, "apt-get", f'echo "$@" >> {tools}/apt.log')
+    assert sh("tests/deps.sh", "test", PATH=str(tools)).returncode == 0
+    assert "install -y --no-install-recommends iproute2" in (tools / "apt.log").read_text()
+    fake(tools, "apt-get", "echo no network; exit 100")
     result = sh("tests/deps.sh", "test", PATH=str(tools))
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == "without iproute2 some tests of a fleet are skipped\n"
+    assert (result.returncode, result.stderr) == (0, "without iproute2 some tests of a fleet are skipped\n")
 
 
 def test_a_failing_apt_get_is_shown_and_fails(tools: Path) -> None:

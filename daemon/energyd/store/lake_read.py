@@ -120,7 +120,8 @@ class LakeReader(Reader):
         if self._where is None:
             return
         with explaining(self._url):
-            _, there = look_through(open_lake(self._where, read_keys(self._keys_file)))
+            hosts, there = look_through(open_lake(self._where, read_keys(self._keys_file)))
+        self._alike = _are_alike(hosts)  # one may have been upgraded since
         mine = {t: [p for p in paths if _host_of(p) in self._hosts] for t, paths in there.items()}
         self._parts = Parts("lake", mine, {}, {})
         for table in DATED:
