@@ -96,6 +96,21 @@ def test_what_nobody_but_a_person_can_mend_is_a_complaint(
     assert one.troubles == {"lake": f"lake: others may read the credentials in {keys} (mode 0644)"}
 
 
+def test_however_much_is_refused_the_shipper_goes_on(watch: Callable[..., Watched], tmp_path: Path) -> None:
+    """A copied store after an outage of weeks: why each is refused is more than a pipe holds (64 KiB)."""
+    lake = tmp_path / "lake"
+    one = watch(lake)
+    for n in range(24 * 18):
+        part, name = f"day=2025-10-{n // 24 + 1:02}", f"{n % 24:02}.parquet"
+        for folder in (lake / "gaps" / "host=aa" / part, tmp_path / "store0" / "outbox" / "gaps" / part):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(str(folder))
+    one.hour = HOUR + 1
+    wait_for(lambda: one.shipper.facts()["refused_files"] == 24 * 18, 60)
+    wait_for(lambda: one.shipper.facts()["files"] == 6, 60)
+    assert "two machines with one host id" in one.troubles["lake-refused"]
+
+
 def test_a_lake_whose_address_is_none_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds credentials"):
         Service(resolve(store=tmp_path / "s", source="simulated", lake="s3://k:s@bucket")).run()
