@@ -363,6 +363,26 @@ def test_a_wall_clock_that_s3_does_not_take_is_told_as_such(store: Path, tmp_pat
     assert len(Outbox(store).waiting()) == 6
 
 
+def test_a_folder_without_hard_links_knows_what_a_retry_finds_from_another_content(
+    lake: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = next((store / "sealed" / "samples").glob("*/*.parquet"))
+    other = tmp_path / "other"
+    other.write_bytes(b"PAR1")
+
+    def none(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lake_files.os, "link", none)
+    key = "samples/host=aa/day=2025-11-24/16.parquet"
+    assert FolderLake(lake).put(key, file)
+    assert not FolderLake(lake).put(key, file)
+    with pytest.raises(LakeRefused, match="another content"):
+        FolderLake(lake).put(key, other)
+    assert (lake / key).read_bytes() == file.read_bytes()
+    assert [p for p in lake.rglob("*") if p.is_file()] == [lake / key]
+
+
 def test_a_folder_is_written_whole_or_not_at_all(
     lake: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
