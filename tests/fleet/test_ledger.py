@@ -135,6 +135,32 @@ def test_a_segment_of_a_newer_release_is_left_out_named_and_harms_no_other(
     assert "12 segments added" in done.stderr
 
 
+def test_a_segment_whose_column_has_another_type_is_left_out_and_named(
+    call: Call, lake: Path, ledger: str
+) -> None:
+    odd = lake / "gaps" / "host=aa" / DAY / "16.parquet"
+    odd.parent.mkdir(parents=True)
+    with duckdb.connect() as con:
+        con.execute(f"COPY (SELECT 0::UTINYINT AS device, 'x' AS t0_ns) TO '{odd}' (FORMAT parquet)")
+    done = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert done.returncode == 4
+    assert f"gaps/host=aa/{DAY}/16.parquet has t0_ns as VARCHAR, which is BIGINT here" in done.stderr
+    assert "12 segments added" in done.stderr
+
+
+def test_a_ledger_takes_no_segments_of_a_second_lake_or_of_its_own_by_another_name(
+    call: Call, lake: Path, ledger: str, tmp_path: Path
+) -> None:
+    """Both would have every row twice: its segments are known by where they lie."""
+    call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    (tmp_path / "same").symlink_to(lake)
+    for url in (tmp_path / "same", f"{tmp_path}/aa/../lake"):
+        done = call("energyd", "register", "--lake", url, "--ledger", ledger)
+        assert done.returncode != 0, (url, done.stderr)
+        assert len(done.stderr.splitlines()) <= 3
+    assert asked(call, ledger, "SELECT count(*) AS n FROM samples") == [{"n": 18000}]
+
+
 def test_a_segment_cut_in_the_lake_is_named_whether_registered_or_not(
     call: Call, lake: Path, ledger: str
 ) -> None:

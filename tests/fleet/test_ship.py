@@ -260,7 +260,7 @@ def test_an_s3_that_does_not_answer_or_has_no_such_bucket_is_told_in_three_lines
         list(lake_files.open_lake(address("s3://no-such-bucket/x"), read_keys(keys)).names())
 
 
-def test_no_error_and_no_argv_ever_holds_a_secret(store: Path, s3: S3, tmp_path: Path) -> None:
+def test_no_error_ever_holds_a_secret(store: Path, s3: S3, tmp_path: Path) -> None:
     keys = s3.write_keys(
         tmp_path / "keys", AWS_SECRET_ACCESS_KEY="hush-hush", AWS_ENDPOINT_URL="http://127.0.0.1:1"
     )
