@@ -82,6 +82,30 @@ def test_several_that_begin_a_ledger_at_once_add_each_segment_once(
     assert sum(int(text.split()[0]) for text in said) == 12  # whoever's turn it is, table by table
 
 
+def test_a_registrar_whose_transaction_another_overtakes_adds_nothing_twice(
+    call: Call, lake: Path, ledger: str, fleet_python: str
+) -> None:
+    """It has looked at the ledger and not yet committed, and meanwhile another adds all."""
+    code = (
+        "import sys; from energyd.store import lake_register as late\n"
+        "look, asked = late._strange, []\n"
+        "def slowly(*of):\n"
+        "    if not asked: asked.append(1); print('begun', flush=True); sys.stdin.readline()\n"
+        "    return look(*of)\n"
+        "late._strange = slowly\n"
+        "done = late.register(sys.argv[1], sys.argv[2]); print(done.added, done.known)\n"
+    )
+    late = subprocess.Popen(
+        [fleet_python, "-c", code, str(lake), ledger], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": PATHS, "PGPASSWORD": "secret"},
+    )  # fmt: skip
+    assert late.stdout is not None
+    assert late.stdout.readline() == "begun\n"
+    assert call("energyd", "register", "--lake", lake, "--ledger", ledger).returncode == 0
+    out, _ = late.communicate("go on\n", timeout=100)
+    assert (late.returncode, out) == (0, "0 12\n")
+
+
 def test_a_days_file_takes_the_place_of_its_hours(call: Call, lake: Path, ledger: str) -> None:
     call("energyd", "register", "--lake", lake, "--ledger", ledger)
     hour = lake / "samples" / "host=aa" / DAY / "16.parquet"
