@@ -11,6 +11,7 @@ import logging
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ STEP_S: Final = 1.0
 RETRY_S: Final = 5.0
 """After which a lake that was away is asked again, at first; then twice as long each time."""
 MOST_RETRY_S: Final = 600.0
+MOST_TOLD: Final = 5
+"""Refused segments of one shipping that are logged one by one."""
 
 
 @dataclass
@@ -86,7 +89,9 @@ class Shipper:
             self._thread.join()
         if self._child is not None:
             self._child.kill()
-            self._child.communicate()
+            self._child.wait()
+            self._out.close()
+            self._said.close()
 
     def facts(self) -> dict[str, Any]:
         """As status has it."""
@@ -117,8 +122,12 @@ class Shipper:
 
     def _begin(self) -> None:
         command = [sys.executable, "-m", "energyd.store.ship_files"]
-        pipe = subprocess.PIPE
-        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        # Files, not pipes: nobody reads until it has ended, and why 400 segments are refused fills a pipe.
+        self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=self._out, stderr=self._said, text=True
+        )
         assert self._child.stdin is not None
         self._child.stdin.write(json.dumps(asdict(self._order)))
         self._child.stdin.close()
@@ -126,8 +135,11 @@ class Shipper:
 
     def _ended(self) -> None:
         assert self._child is not None
-        out, said = self._child.communicate()
         code, self._child = self._child.returncode, None
+        with self._out, self._said:
+            for file in (self._out, self._said):
+                file.seek(0)
+            out, said = self._out.read(), self._said.read()
         try:
             outcome = Outcome(**json.loads(out))
         except (ValueError, TypeError):
@@ -140,9 +152,11 @@ class Shipper:
                 self.standing.shipped_ns = self._now_ns()
                 self.standing.clock_s = outcome.clock_s
                 self.standing.clock_doubt_s = outcome.clock_doubt_s
-        for why in outcome.refused:
+        for why in outcome.refused[:MOST_TOLD]:
             log.error("lake: %s", why)
             self._complain("lake-refused", f"lake: {why.splitlines()[0]}")
+        if (more := len(outcome.refused) - MOST_TOLD) > 0:
+            log.error("lake: %d more were refused, see outbox/refused", more)
         if outcome.error is None:
             if self.standing.error is not None:
                 log.info("lake: %s takes segments again", self.standing.url)

@@ -142,6 +142,25 @@ def test_a_stage_on_one_host_does_not_stand_for_its_child_on_another(tmp_path: P
         assert run["hosts"] == ["aa", "bb"]
 
 
+def test_a_rank_that_outlasts_the_launchers_stage_on_another_host_is_time_in_stages(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    lake.mkdir()
+
+    def launcher(store: Store) -> None:
+        store.run("span", t1=T0 + 50 * S, client="c")
+        store.stage("span", "launcher", "launch", T0 + 10 * S, T0 + 40 * S)
+
+    def rank(store: Store) -> None:
+        store.run("span", t1=T0 + 50 * S)
+        store.stage("span", "rank", "rank", T0 + 15 * S, T0 + 45 * S, parent_id="launcher")
+
+    for host, more in (("aa", launcher), ("bb", rank)):
+        send(host_store(tmp_path / host, run=f"r-{host}", more=more).root, lake, host)
+    with open_lake(str(lake)) as reader:
+        (run,) = reader.sql("FROM run_totals WHERE run_id = 'span'").dicts()
+    assert run["staged_s"] == 35
+
+
 def test_a_domain_unreadable_on_one_host_makes_the_runs_total_unknown(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     lake.mkdir()

@@ -93,12 +93,63 @@ def test_several_that_begin_a_ledger_at_once_add_each_segment_once(
     assert sum(int(text.split()[0]) for text in said) == 12  # whoever's turn it is, table by table
 
 
+def test_a_registrar_whose_transaction_another_overtakes_adds_nothing_twice(
+    call: Call, lake: Path, ledger: str, fleet_python: str
+) -> None:
+    """It has looked at the ledger and not yet committed, and meanwhile another adds all."""
+    code = (
+        "import sys; from energyd.store import lake_register as late\n"
+        "look, asked = late._strange, []\n"
+        "def slowly(*of):\n"
+        "    if not asked: asked.append(1); print('begun', flush=True); sys.stdin.readline()\n"
+        "    return look(*of)\n"
+        "late._strange = slowly\n"
+        "done = late.register(sys.argv[1], sys.argv[2]); print(done.added, done.known)\n"
+    )
+    late = subprocess.Popen(
+        [fleet_python, "-c", code, str(lake), ledger], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": PATHS, "PGPASSWORD": "secret"},
+    )  # fmt: skip
+    assert late.stdout is not None
+    assert late.stdout.readline() == "begun\n"
+    assert call("energyd", "register", "--lake", lake, "--ledger", ledger).returncode == 0
+    out, _ = late.communicate("go on\n", timeout=100)
+    assert (late.returncode, out) == (0, "0 12\n")
+
+
 def test_a_days_file_takes_the_place_of_its_hours(call: Call, lake: Path, ledger: str) -> None:
     call("energyd", "register", "--lake", lake, "--ledger", ledger)
     hour = lake / "samples" / "host=aa" / DAY / "16.parquet"
     shutil.copy(hour, hour.with_name("day.parquet"))
     done = call("energyd", "register", "--lake", lake, "--ledger", ledger)
     assert done.stderr.startswith("1 segments added, 11 were there")
+    rows = asked(call, ledger, "SELECT host, count(*) AS n FROM samples GROUP BY host ORDER BY host")
+    assert rows == [{"host": "aa", "n": 9000}, {"host": "bb", "n": 9000}]
+
+
+def test_a_registrar_that_looked_before_the_days_file_came_adds_no_hour_to_it(
+    call: Call, lake: Path, ledger: str, fleet_python: str, tmp_path: Path
+) -> None:
+    """It lists, another registers the day's file in the hours' place, and then it adds what it has listed."""
+    code = (
+        "import sys; from pathlib import Path; from energyd.store import lake_register as late\n"
+        "look = late.look_through\n"
+        "def slowly(lake):\n"
+        "    found = look(lake); print('listed', flush=True); sys.stdin.readline(); return found\n"
+        "late.look_through = slowly\n"
+        "done = late.register(sys.argv[1], sys.argv[2]); print(done.added, done.known)\n"
+    )
+    late = subprocess.Popen(
+        [fleet_python, "-c", code, str(lake), ledger], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env={**os.environ, "PYTHONPATH": PATHS, "PGPASSWORD": "secret"},
+    )  # fmt: skip
+    assert late.stdout is not None
+    assert late.stdout.readline() == "listed\n"
+    hour = lake / "samples" / "host=aa" / DAY / "16.parquet"
+    shutil.copy(hour, hour.with_name("day.parquet"))
+    assert call("energyd", "register", "--lake", lake, "--ledger", ledger).returncode == 0
+    out, _ = late.communicate("go on\n", timeout=100)
+    assert (late.returncode, out) == (0, "0 12\n")
     rows = asked(call, ledger, "SELECT host, count(*) AS n FROM samples GROUP BY host ORDER BY host")
     assert rows == [{"host": "aa", "n": 9000}, {"host": "bb", "n": 9000}]
 
@@ -119,6 +170,32 @@ def test_a_segment_of_a_newer_release_is_left_out_named_and_harms_no_other(
     assert "12 segments added" in done.stderr
 
 
+def test_a_segment_whose_column_has_another_type_is_left_out_and_named(
+    call: Call, lake: Path, ledger: str
+) -> None:
+    odd = lake / "gaps" / "host=aa" / DAY / "16.parquet"
+    odd.parent.mkdir(parents=True)
+    with duckdb.connect() as con:
+        con.execute(f"COPY (SELECT 0::UTINYINT AS device, 'x' AS t0_ns) TO '{odd}' (FORMAT parquet)")
+    done = call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    assert done.returncode == 4
+    assert f"gaps/host=aa/{DAY}/16.parquet has t0_ns as VARCHAR, which is BIGINT here" in done.stderr
+    assert "12 segments added" in done.stderr
+
+
+def test_a_ledger_takes_no_segments_of_a_second_lake_or_of_its_own_by_another_name(
+    call: Call, lake: Path, ledger: str, tmp_path: Path
+) -> None:
+    """Both would have every row twice: its segments are known by where they lie."""
+    call("energyd", "register", "--lake", lake, "--ledger", ledger)
+    (tmp_path / "same").symlink_to(lake)
+    for url in (tmp_path / "same", f"{tmp_path}/aa/../lake"):
+        done = call("energyd", "register", "--lake", url, "--ledger", ledger)
+        assert done.returncode != 0, (url, done.stderr)
+        assert len(done.stderr.splitlines()) <= 3
+    assert asked(call, ledger, "SELECT count(*) AS n FROM samples") == [{"n": 18000}]
+
+
 def test_a_segment_cut_in_the_lake_is_named_whether_registered_or_not(
     call: Call, lake: Path, ledger: str
 ) -> None:
@@ -135,6 +212,14 @@ def test_a_segment_cut_in_the_lake_is_named_whether_registered_or_not(
     assert done.returncode == 78
     assert str(first) in done.stderr
     assert len(done.stderr.splitlines()) <= 3
+
+
+def test_a_password_in_an_address_of_another_kind_is_not_shown_either(call: Call, lake: Path) -> None:
+    for url in ("postgresql+psycopg://me:hush-hush@db/x", "mysql://db/x?password=hush-hush"):
+        done = call("energyd", "register", "--lake", lake, "--ledger", url)
+        assert done.returncode == 5, done.stderr
+        assert "holds a password" in done.stderr
+        assert "hush" not in done.stderr
 
 
 def test_a_wrong_password_and_a_silent_server_are_told_in_three_lines(

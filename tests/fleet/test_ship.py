@@ -260,7 +260,7 @@ def test_an_s3_that_does_not_answer_or_has_no_such_bucket_is_told_in_three_lines
         list(lake_files.open_lake(address("s3://no-such-bucket/x"), read_keys(keys)).names())
 
 
-def test_no_error_and_no_argv_ever_holds_a_secret(store: Path, s3: S3, tmp_path: Path) -> None:
+def test_no_error_ever_holds_a_secret(store: Path, s3: S3, tmp_path: Path) -> None:
     keys = s3.write_keys(
         tmp_path / "keys", AWS_SECRET_ACCESS_KEY="hush-hush", AWS_ENDPOINT_URL="http://127.0.0.1:1"
     )
@@ -361,6 +361,26 @@ def test_a_wall_clock_that_s3_does_not_take_is_told_as_such(store: Path, tmp_pat
     assert "the wall clock here is too far off for S3" in done.error
     assert not done.for_good
     assert len(Outbox(store).waiting()) == 6
+
+
+def test_a_folder_without_hard_links_knows_what_a_retry_finds_from_another_content(
+    lake: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = next((store / "sealed" / "samples").glob("*/*.parquet"))
+    other = tmp_path / "other"
+    other.write_bytes(b"PAR1")
+
+    def none(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lake_files.os, "link", none)
+    key = "samples/host=aa/day=2025-11-24/16.parquet"
+    assert FolderLake(lake).put(key, file)
+    assert not FolderLake(lake).put(key, file)
+    with pytest.raises(LakeRefused, match="another content"):
+        FolderLake(lake).put(key, other)
+    assert (lake / key).read_bytes() == file.read_bytes()
+    assert [p for p in lake.rglob("*") if p.is_file()] == [lake / key]
 
 
 def test_a_folder_is_written_whole_or_not_at_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from real_daemon import wait_for
 class Watched:
     """A shipper on a store of known files, and what it complained of."""
 
-    def __init__(self, store: Path, lake: Path, **settings: str) -> None:
+    def __init__(self, store: Path, lake: Path | str, **settings: str) -> None:
         self.troubles: dict[str, str] = {}
         config = resolve(store=store, lake=str(lake), **settings)
         self.hour = HOUR
@@ -39,7 +40,7 @@ def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setattr(shipping, "RETRY_S", 0.1)
     made: list[Watched] = []
 
-    def begin(lake: Path, **settings: str) -> Watched:
+    def begin(lake: Path | str, **settings: str) -> Watched:
         store = host_store(tmp_path / f"store{len(made)}").root
         made.append(Watched(store, lake, **settings))
         made[-1].shipper.start()
@@ -94,6 +95,44 @@ def test_what_nobody_but_a_person_can_mend_is_a_complaint(
     one.hour = HOUR + 1
     wait_for(lambda: one.troubles)
     assert one.troubles == {"lake": f"lake: others may read the credentials in {keys} (mode 0644)"}
+
+
+def test_however_much_is_refused_the_shipper_goes_on(watch: Callable[..., Watched], tmp_path: Path) -> None:
+    """A copied store after an outage of weeks: why each is refused is more than a pipe holds (64 KiB)."""
+    lake = tmp_path / "lake"
+    one = watch(lake)
+    for n in range(24 * 18):
+        part, name = f"day=2025-10-{n // 24 + 1:02}", f"{n % 24:02}.parquet"
+        for folder in (lake / "gaps" / "host=aa" / part, tmp_path / "store0" / "outbox" / "gaps" / part):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(str(folder))
+    one.hour = HOUR + 1
+    wait_for(lambda: one.shipper.facts()["refused_files"] == 24 * 18, 60)
+    wait_for(lambda: one.shipper.facts()["files"] == 6, 60)
+    assert "two machines with one host id" in one.troubles["lake-refused"]
+
+
+def test_no_process_that_ships_has_a_credential_among_its_arguments(
+    watch: Callable[..., Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(
+        "AWS_ACCESS_KEY_ID=who\nAWS_SECRET_ACCESS_KEY=hush-hush\nAWS_ENDPOINT_URL=http://127.0.0.1:1\n"
+    )
+    keys.chmod(0o600)
+    begun: list[str] = []
+    popen = shipping.subprocess.Popen
+
+    def seen(command: list[str], **more: Any) -> Any:
+        begun.append(f"{command} {more.get('env')}")
+        return popen(command, **more)
+
+    monkeypatch.setattr(shipping.subprocess, "Popen", seen)
+    one = watch("s3://fleet/x", lake_keys=str(keys))
+    one.hour = HOUR + 1
+    wait_for(lambda: one.shipper.facts()["error"])
+    assert begun
+    assert "hush" not in f"{begun} {one.shipper.facts()} {one.troubles}"
 
 
 def test_a_lake_whose_address_is_none_stops_the_start(tmp_path: Path) -> None:

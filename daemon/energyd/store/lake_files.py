@@ -68,14 +68,12 @@ class FolderLake:
                 sync(aside)
                 try:
                     os.link(aside, final)
-                except FileExistsError:
-                    if digest(final) != digest(file):
-                        raise LakeTaken(key) from None
-                    return False
-                except OSError:  # a file system without hard links
-                    if final.exists():
-                        raise LakeTaken(key) from None
-                    aside.rename(final)
+                except OSError as error:
+                    if isinstance(error, FileExistsError) or final.exists():
+                        if digest(final) != digest(file):
+                            raise LakeTaken(key) from None
+                        return False
+                    aside.rename(final)  # a file system without hard links
             sync(final.parent)
         return True
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import duckdb
 
-from energyd.store import TABLES, is_hour_file
+from energyd.store import TABLES, counting, is_hour_file
 from energyd.store.base import first_line, quoted
 from energyd.store.columns import schema
-from energyd.store.lake import Address, LakeError, LakeUnreachable, Segment, address, parse
+from energyd.store.lake import Address, LakeError, LakeRefused, LakeUnreachable, Segment, address, parse
 from energyd.store.lake_attach import LEDGER, attach_ledger, check_ledger, explained
 from energyd.store.lake_files import open_lake
 from energyd.store.lake_keys import read_keys
@@ -44,9 +45,12 @@ class Registered:
 
 def register(lake_url: str, ledger_url: str, keys_file: Path | None = None) -> Registered:
     """Add every segment of a lake that counts and is not in the ledger yet. Raises LakeError, ReadError."""
+    check_ledger(ledger_url)
+    said = urlsplit(ledger_url)
+    if said.password is not None or "password" in said.query:  # of another kind: its error would show it
+        raise LakeRefused("the ledger's address holds a password\n  cure: postgresql://USER@HOST/DATABASE")
     if not ledger_url.startswith(tuple(f"{scheme}://" for scheme in LEDGER)):
         raise LakeError(f"no ledger at {ledger_url}\n  cure: --ledger postgresql://USER@HOST/DATABASE")
-    check_ledger(ledger_url)
     where, keys = address(lake_url), read_keys(keys_file)
     hosts, found = look_through(open_lake(where, keys))
     done = Registered(hosts=len(hosts))
@@ -158,8 +162,12 @@ def _add(
     """Add one batch of a table; counted anew at each try."""
     done.added, done.known = before
     known = set(_registered(con, where, table))
-    folders = {key.rpartition("/")[0] for key in known}
-    fresh = [key for key in keys if key not in known]
+    folders: dict[str, set[str]] = {}
+    for key in known:
+        folder, _, name = key.rpartition("/")
+        folders.setdefault(folder, set()).add(name)
+    # What was listed may be old: another registrar has put the day's file in the place of its hours since.
+    fresh = [key for key in keys if key not in known and _counts(key, folders)]
     done.known += len(keys) - len(fresh)
     if not fresh:
         return
@@ -182,6 +190,12 @@ def _add(
             " hive_partitioning => true, allow_missing => true)"
         )
         done.added += 1
+
+
+def _counts(key: str, folders: Mapping[str, set[str]]) -> bool:
+    """Whether a segment holds what none of those does that are in the ledger of its day already."""
+    folder, _, name = key.rpartition("/")
+    return name in counting({*folders.get(folder, ()), name})
 
 
 def _registered(con: duckdb.DuckDBPyConnection, where: Address, table: str) -> Iterator[str]:

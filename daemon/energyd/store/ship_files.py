@@ -49,7 +49,7 @@ class Outcome:
 
     files: int = 0
     bytes: int = 0
-    refused: list[str] = field(default_factory=list)  # why, once per reason
+    refused: list[str] = field(default_factory=list)  # why, one by one
     error: str | None = None  # why it ended before all was done
     for_good: bool = False  # and trying again will not help
     clock_s: float | None = None  # the wall clock here less the lake's
