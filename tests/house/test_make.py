@@ -94,9 +94,10 @@ def test_root_gets_what_is_missing_installed_and_nothing_more(tools: Path) -> No
 
 
 def test_what_only_a_fleets_tests_need_is_installed_where_it_can_be_and_fails_nothing(tools: Path) -> None:
-    for there in ("gcc", "tmux", "shellcheck", "initdb"):
+    for there in ("gcc", "tmux", "shellcheck"):
         fake(tools, there, "exit 0")
-    (tools / "id").unlink()
+    for changes in ("ip", "id"):
+        (tools / changes).unlink()
     fake(tools, "id", "echo 0")
     fake(tools, "apt-get", f'echo "$@" >> {tools}/apt.log')
     assert sh("tests/deps.sh", "test", PATH=str(tools)).returncode == 0
