@@ -30,7 +30,7 @@ def weights_hash_of(wanted: ModelConfig) -> str:
     from transformers import AutoConfig
 
     try:
-        return str(AutoConfig.from_pretrained(wanted.ref, revision=wanted.revision)._commit_hash)
+        commit = AutoConfig.from_pretrained(wanted.ref, revision=wanted.revision)._commit_hash
     except (OSError, ValueError) as error:
         said = str(error).strip().split("\n", 1)[0]
         raise DistillError(
@@ -38,6 +38,12 @@ def weights_hash_of(wanted: ModelConfig) -> str:
             where=f"model {wanted.name}",
             cure="a folder, or a name on the hub",
         ) from error
+    if commit is None:  # two teachers would pass for one
+        raise DistillError(
+            f"nothing tells which commit of {wanted.ref} this is", where=f"model {wanted.name}",
+            cure="download it to a folder, and name that",
+        )  # fmt: skip
+    return str(commit)
 
 
 def tokenizer_hash_of(wanted: ModelConfig) -> str | None:

@@ -483,3 +483,18 @@ def test_lines_of_many_processes_at_once_are_all_whole(tmp_path: Path) -> None:
     for one in [program(tmp_path, code) for _ in range(3)]:
         finish(one)
     assert sorted(u["i"] for u in lines.read(tmp_path / "uses.jsonl")) == sorted(3 * list(range(40)))
+
+
+def test_a_model_of_the_hub_whose_commit_nobody_tells_is_no_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoConfig, PretrainedConfig
+
+    from energyd_pipelines.config import ModelConfig
+    from energyd_pipelines.identity import weights_hash_of
+
+    told = PretrainedConfig()
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda ref, revision: told)
+    told._commit_hash = "8f2a"
+    assert weights_hash_of(ModelConfig(name="T", ref="us/teacher")) == "8f2a"
+    told._commit_hash = None
+    with pytest.raises(DistillError, match="which commit of us/teacher"):
+        weights_hash_of(ModelConfig(name="T", ref="us/teacher"))
