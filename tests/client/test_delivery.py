@@ -341,8 +341,15 @@ def test_what_a_busy_daemon_turns_away_is_sent_again_in_order_after_the_next_ack
 def test_a_busy_daemon_that_owes_no_ack_is_greeted_again(make_daemon, monkeypatch, until):
     monkeypatch.setattr(sender, "SILENCE_S", 0.2)
     daemon = make_daemon()
-    busy = True
-    daemon.refuse = lambda marker: Refusal("busy", "too many of others") if busy else None
+    busy, first = True, 1  # what follows the first is turned away too, until that comes again
+
+    def refuse(marker):
+        nonlocal first
+        if not busy and marker.seq == first:
+            first = 10**9
+        return Refusal("busy", "too many of others") if marker.seq >= first else None
+
+    daemon.refuse = refuse
     daemon.start()
     with energy.run("r"):
         until(lambda: [m.TYPE for m in daemon.heard].count("hello") >= 2)

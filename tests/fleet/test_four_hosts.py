@@ -172,8 +172,7 @@ def _story(network: Network, folder: Path, made: list[Any]) -> Fleet:
     assert body["lake"]["waiting_files"] > 3
     assert body["lake"]["shipped_ns"] is None
     network.cut(2)
-    made.append(in_hub(network, [sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", "5000"]))
-    _await_bucket(network, s3)
+    made.append(in_hub(network, [sys.executable, "-c", SERVER, s3.bucket]))
     for n in (0, 2, 3):
         wait_for(lambda d=fleet.daemons[n]: d.status()["lake"]["waiting_files"] == 0, 90)
     assert fleet.daemons[1].status()["lake"]["waiting_files"] > 3
@@ -194,17 +193,13 @@ def _story(network: Network, folder: Path, made: list[Any]) -> Fleet:
     return fleet
 
 
-def _await_bucket(network: Network, s3: S3) -> None:
-    code = (
-        "import boto3, sys, time\n"
-        "for _ in range(300):\n"
-        "    try: boto3.client('s3', endpoint_url=sys.argv[1], region_name='us-east-1',\n"
-        "             aws_access_key_id='a', aws_secret_access_key='b').create_bucket(Bucket=sys.argv[2])\n"
-        "    except Exception: time.sleep(0.1)\n"
-        "    else: break\n"
-    )
-    done = in_hub(network, [sys.executable, "-c", code, s3.endpoint, s3.bucket])
-    assert done.wait(timeout=90) == 0
+SERVER = (
+    # With its bucket from the first moment: a daemon that came before there was one would be told that it is
+    # wrong for good, and ask again after ten minutes.
+    "import sys; from moto.s3.models import s3_backends; from moto.server import main\n"
+    "s3_backends['123456789012']['aws'].create_bucket(sys.argv[1], 'us-east-1')\n"
+    "main(['-H', '0.0.0.0', '-p', '5000'])\n"
+)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_alpha_one_is_the_baseline_and_less_is_another_student(unmeasured: Path)
 
 
 def test_each_tail_makes_another_student_and_the_bucket_is_the_usual_one(unmeasured: Path) -> None:
-    unsure = "teacher={name: T, ref: decoder, width: 16, heads: 2}"  # its top 2 hold little of its mass
+    unsure = "teacher={name: T, ref: olmo2-tiny, weights: random}"  # its top 2 hold little of its mass
     words = ("pipelines=[kd]", "kd.alpha=0", "kd.k=2", unsure)
     nll = [study(unmeasured / t, *words, f"kd.tail={t}")[0]["nll"] for t in ("bucket", "renorm", "none")]
     assert len(set(nll)) == 3
@@ -75,13 +75,14 @@ def test_another_temperature_and_fewer_logits_ask_no_teacher(unmeasured: Path) -
 # ---- what names a teacher's work -------------------------------------------------------------------------
 
 DRAWN = "generate.temperature=0.7"
+UNLEARNT = "teacher={name: strings-v1, ref: olmo2-tiny, weights: random}"
 LOGITS = (
     "data.noise=0.1", "data.seed=1", "data.n=63", "kd.k=9", "kd.temperatures=[1, 3]", "kd.tau=3",
-    "teacher.revision=abc", "teacher.ref=decoder",
+    "teacher.revision=abc", UNLEARNT,
 )  # fmt: skip
 ANSWERS = (
     "data.noise=0.1", "data.seed=1", "data.n=63", "generate.max_new=3", "generate.prompts=8",
-    "teacher.ref=decoder", "generate.top_p=0.9", "generate.temperature=0.8", "generate.seed=1",
+    UNLEARNT, "generate.top_p=0.9", "generate.temperature=0.8", "generate.seed=1",
     "generate.batch=8",
 )  # fmt: skip
 
