@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import subprocess
@@ -338,6 +339,19 @@ def test_a_month_that_is_over_becomes_one_file_a_table_with_every_row(store: Pat
     assert rows(store) == before
     assert energies(store) == told
     assert hours.lists[-1] == {t: ps for t, ps in sealed_files(store, None).items() if ps}
+
+
+def test_a_month_with_a_day_that_a_lake_is_still_owed_stays_days(store: Path) -> None:
+    days_settled(store)
+    before = files(store)
+    state = store / "outbox" / "state.json"
+    state.parent.mkdir()
+    state.write_text(json.dumps({"owed": [f"energies/{DAY}"]}))
+    Hours(store, A_WEEK, hour=NEXT_MONTH).settle(after_days=9)
+    assert files(store) == before
+    state.write_text(json.dumps({"owed": []}))
+    Hours(store, A_WEEK, hour=NEXT_MONTH).settle(after_days=9)
+    assert f"energies/{MONTH}/{MONTH_FILE}" in files(store)
 
 
 def test_samples_that_are_not_thinned_stay_days(store: Path) -> None:

@@ -35,6 +35,7 @@ from energyd.store import (
 )
 from energyd.store.base import sealed_files
 from energyd.store.live import GRACE_S
+from energyd.store.outbox import Outbox
 from energyd.store.sums import forget
 
 log = logging.getLogger("energyd")
@@ -139,7 +140,7 @@ class Upkeep:
         """The oldest with something to do, days first: ("compact", "thin" or "fold", its folder's name)."""
         jobs = set()
         for table, paths in files.items():
-            jobs |= {("fold", month) for month in _whole_months(table, paths, hour)}
+            jobs |= {("fold", month) for month in _whole_months(table, paths, hour) - self._owed_months()}
             for path in paths:
                 day, name = path.split("/")[2:]
                 ends = end_hour(day)
@@ -151,6 +152,11 @@ class Upkeep:
                     jobs.add(("compact", day))
         ready = [job for job in jobs if self._not_before.get(job, now) <= now]
         return min(ready, key=lambda job: (job[1], job[0]), default=None)
+
+    def _owed_months(self) -> set[str]:
+        """Those with a day that a lake has still to get from here: it takes days, not months."""
+        owed = Outbox(self._layout.root).state.owed
+        return {month_of(day.partition("/")[2]) for day in owed}
 
     # ---- what goes -------------------------------------------------------------------------------------
 
