@@ -75,7 +75,9 @@ class _Known:
             question("study_stages"), {"runs": sorted(asked), "stages": sorted(elsewhere)}
         ).dicts()
         add_starved(reader, rows)
-        self.stages: dict[str, Row] = {row["stage_id"]: row for row in rows}
+        self.bills: dict[str, list[Row]] = {}  # by stage: its own line, and those of its ranks' devices
+        for row in rows:
+            self.bills.setdefault(row["owner_id"], []).append(row)
         self.tops: dict[str, list[Row]] = {}
         for row in rows:
             if row["depth"] == 0:  # a nested one that made an artifact is in its parent's energy
@@ -155,9 +157,9 @@ def _bear(execution: Execution, made: _Made, chain: Chain, known: _Known) -> Non
     maker = None if made.is_made_elsewhere else known.chains.get(made.made_by or "")
     for run_id in maker.run_ids if maker else ():  # attempts of the maker at it, of which nothing came
         ids |= dict.fromkeys(
-            s["stage_id"]
+            s["owner_id"]
             for s in known.tops.get(run_id, [])
-            if s["stage"] == name and s["stage_id"] not in known.making
+            if s["stage"] == name and s["owner_id"] not in known.making
             if s["status"] != "ok" or run_id != made.made_by
         )
     elsewhere = made.is_made_elsewhere or made.made_by not in chain.run_ids
@@ -171,9 +173,9 @@ def _bear(execution: Execution, made: _Made, chain: Chain, known: _Known) -> Non
         if made.reported_j is not None:
             execution.reported |= {name}
     for stage_id in ids:
-        stage = known.stages.get(stage_id, {"run_id": None, "total_j": None})
-        if stage["run_id"] not in chain.run_ids:
-            _add(execution, name, stage)
+        for stage in known.bills.get(stage_id, [{"run_id": None, "total_j": None}]):
+            if stage["run_id"] not in chain.run_ids:
+                _add(execution, name, stage)
 
 
 def _unknown_artifact(execution: Execution, artifact_id: str, known: _Known) -> None:
@@ -187,7 +189,8 @@ def _look_at_card(execution: Execution, artifact_id: str, made: _Made, known: _K
     """Note what the card of an artifact lacks."""
     must_say = [c for c in CARD if c != "stage_id" or not made.is_made_elsewhere]
     lacking = [column for column in must_say if made.row[column] is None]
-    costs = [known.stages.get(s, {}).get("total_j") for s in made.stage_ids] or [made.reported_j]
+    bills = [known.bills.get(s, [{"total_j": None}]) for s in made.stage_ids]
+    costs = [row["total_j"] for bill in bills for row in bill] or [made.reported_j]
     execution.cards[artifact_id] = lacking + ["energy"] * (None in costs)
 
 

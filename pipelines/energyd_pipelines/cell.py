@@ -84,8 +84,8 @@ class Cell:
     @property
     def study_run_ids(self) -> set[str]:
         """Of every cell of this study, begun or finished."""
-        states = self.folder.parent.glob("*/state.json")
-        return {run_id for path in states for run_id in json.loads(path.read_text()).get("run_ids", [])}
+        states = map(_state_in, self.folder.parent.glob("*/state.json"))
+        return {run_id for state in states if state is not None for run_id in state["run_ids"]}
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -172,20 +172,10 @@ class Cell:
         return together(of_stage(self.trainings[-1][1], self.idle).values())
 
     def _read(self) -> None:
-        path = self.folder / "state.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError):
-            found = None
-        if not isinstance(found, dict) or not all(isinstance(found.get(n), kind) for n, kind in KEPT.items()):
-            raise DistillError(
-                "how far this cell had come cannot be read", where=str(path),
-                cure="delete the cell's folder: it is trained anew; its attempts stay in the store",
-            )  # fmt: skip
-        for name in KEPT:
-            setattr(self, name, found[name])
+        found = _state_in(self.folder / "state.json")
+        if found is not None:
+            for name in KEPT:
+                setattr(self, name, found[name])
 
     def _write(self) -> None:
         if not (self.folder / "config.yaml").exists():
@@ -211,3 +201,19 @@ class Cell:
                 raise
 
         with_room(self.folder, replace)
+
+
+def _state_in(path: Path) -> dict[str, Any] | None:
+    """How far a cell had come; None: it has not begun. Raises DistillError for a damaged file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(n), kind) for n, kind in KEPT.items()):
+        raise DistillError(
+            "how far this cell had come cannot be read", where=str(path),
+            cure="delete the cell's folder: it is trained anew; its attempts stay in the store",
+        )  # fmt: skip
+    return found

@@ -91,6 +91,25 @@ def test_a_gpu_that_only_a_rank_within_the_stage_names_is_in_the_stages_bill_onc
     assert round(row["total_j"]) == 6_300
 
 
+@pytest.mark.parametrize("student", ["1B", None])  # None: a run of the teacher alone, in no study
+def test_a_gpu_that_only_a_rank_of_the_teachers_names_is_in_the_bill_of_who_reuses_its_work(
+    store: Store, student: str | None
+) -> None:
+    for gpu, watts in ((0, 100), (1, 300)):
+        store.device(gpu, driver="570.1")
+        store.power(gpu, range(T0, T0 + 200 * S, 200 * MS), lambda t, mw=1_000 * watts: mw)
+    add(store, "first", "kd", 0, {"teacher.logits": 20}, student=student)
+    store.stage("first", "rank1", "rank", T0 + 5 * S, T0 + 15 * S, devices=[1],
+                parent_id="first-teacher.logits")  # fmt: skip
+    add(store, "later", "kd", 60, {"student.train": 10})
+    store.add("artifacts", artifact_id="a1", run_id="first", stage_id="first-teacher.logits",
+              t_ns=T0 + 20 * S, name="cache", kind="logits")  # fmt: skip
+    for user in ("first", "later"):
+        store.add("artifact_uses", artifact_id="a1", run_id=user, stage_id=f"{user}-x", t_ns=T0 + 95 * S)
+    borne = {e.run_id: round(e.part("teacher") or 0) for e in study_of(store).executions}
+    assert borne == {"later": 5_000, **({"first": 5_000} if student else {})}
+
+
 def test_uses_are_counted_over_completed_runs_and_the_rest_is_named(grid: Store) -> None:
     study = study_of(grid)
     assert {e.uses for e in study.executions if e.pipeline == "kd"} == {2}

@@ -152,6 +152,14 @@ def test_sft_dominates_only_beyond_doubt_in_energy_and_in_quality(
     assert learnt.dominates(energy, better) == wanted
 
 
+def test_a_side_that_was_not_repeated_leaves_dominance_unknown() -> None:
+    once, often = Value(100.0), Value(150.0, 5.0)
+    energy, better = often.over(once), Value(0.4, 0.01).less(Value(0.5, None))
+    assert (energy.half, better.half) == (None, None)
+    assert learnt.dominates(energy, Value(-0.1, 0.01)) == "not known: not repeated"
+    assert Value(3.0).beside(often).half is None
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_small_frontier_is_measured_in_pieces_and_becomes_a_section_and_a_report(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from energyd_pipelines.artifacts import Artifact, ArtifactSpec, Registry
+from energyd_pipelines.artifacts import Artifact, ArtifactSpec, Registry, manifest
 from energyd_pipelines.artifacts import registry as room
 from energyd_pipelines.artifacts import uses as lines
 from energyd_pipelines.errors import DistillError
@@ -245,6 +245,19 @@ def test_an_artifact_whose_manifest_is_gone_is_told_before_the_teacher_works(tmp
     assert "--regenerate" in told[2]
     assert told[3:] == ["worked"]
     registry.verify(SPEC.id)
+
+
+def test_what_another_process_puts_there_between_two_looks_is_not_taken_for_damaged(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = manifest.load
+
+    def before_it_came(folder: Path) -> None:
+        monkeypatch.setattr(manifest, "load", load)
+        put(registry)
+
+    monkeypatch.setattr(manifest, "load", before_it_came)
+    assert registry.find(SPEC) is not None
 
 
 # ---- made again ------------------------------------------------------------------------------------------

@@ -162,6 +162,28 @@ def test_what_a_teacher_made_names_it_and_what_training_it_took(unmeasured: Path
     assert (parent["artifact_id"], parent["total_j"]) == (ours["artifact_id"], None)
 
 
+@pytest.mark.parametrize("pipeline", ["kd", "synthetic"])
+def test_a_teachers_weights_are_hashed_before_its_stage_and_not_in_its_energy(
+    unmeasured: Path, monkeypatch: pytest.MonkeyPatch, pipeline: str
+) -> None:
+    recipe = import_module("energyd_pipelines.recipes.teacher")
+    order: list[str] = []
+
+    def told(name: str) -> Any:
+        then = getattr(recipe, name)
+
+        def called(*given: Any) -> Any:
+            order.append(name)
+            return then(*given)
+
+        return called
+
+    for name in ("weights_hash_of", "_teacher"):
+        monkeypatch.setattr(recipe, name, told(name))
+    study(unmeasured / "one", f"pipelines=[{pipeline}]")
+    assert order == ["weights_hash_of", "_teacher"]
+
+
 def test_a_reason_makes_it_again_once_for_all_sizes(unmeasured: Path) -> None:
     words = ("pipelines=[kd]", TWO_SIZES, "seeds=[0, 1]")
     study(unmeasured / "one", *words)
@@ -170,6 +192,16 @@ def test_a_reason_makes_it_again_once_for_all_sizes(unmeasured: Path) -> None:
     assert len(list(unmeasured.glob("artifacts/logits/.superseded/*"))) == 1
     study(unmeasured / "three", *words, "reuse.regenerate=and again")  # another study, another reason
     assert len(list(unmeasured.glob("artifacts/logits/.superseded/*"))) == 2
+
+
+def test_whether_it_was_made_again_is_not_asked_of_a_damaged_cell_without_a_word(unmeasured: Path) -> None:
+    words = ("pipelines=[kd]", "seeds=[0, 1]", "reuse.regenerate=a wrong prompt")
+    study(unmeasured / "one", *words)
+    beside = unmeasured / "two" / "kd-S-1"
+    beside.mkdir(parents=True)
+    (beside / "state.json").write_text("{")
+    with pytest.raises(DistillError, match="how far this cell had come cannot be read"):
+        study(unmeasured / "two", *words)
 
 
 # ---- which models ----------------------------------------------------------------------------------------

@@ -92,13 +92,15 @@ class Registry:
         """The artifact of `spec`, else a larger one that serves it, else None. Damaged: DistillError."""
         folder = self._folder(spec)
         found = m.load(folder)
+        if found is None and folder.exists():
+            found = m.load(folder)  # another process may just have put it there
+            if found is None:  # one rename puts it there whole: this was taken away
+                raise DistillError(  # said before the teacher works, whose work could not be put there
+                    f"artifact {spec.id[:12]} is damaged: {m.MANIFEST} is missing", where=str(folder),
+                    cure="make it again with --regenerate REASON, or import it again",
+                )  # fmt: skip
         if found is not None:
             return self._sound(Artifact(folder, found, spec))
-        if folder.exists():  # one rename puts it there whole: this was taken away
-            raise DistillError(  # said before the teacher works, whose work could not be put there
-                f"artifact {spec.id[:12]} is damaged: {m.MANIFEST} is missing", where=str(folder),
-                cure="make it again with --regenerate REASON, or import it again",
-            )  # fmt: skip
         if spec.kind != "logits":
             return None
         larger = [a for a in self.all(spec.kind) if a.manifest.spec.serves(spec)]

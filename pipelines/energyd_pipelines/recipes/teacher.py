@@ -58,7 +58,7 @@ def cached_logits(cell: Cell, run: energy.Run, data: Dataset) -> LogitCache:
                 total += counts
                 cell.say.now(f"{cell.name}  teacher.logits  {total.label} labels")
         draft.ledger, draft.signal = total.units(), json.loads((draft.folder / HEAD).read_text())
-        draft.parents = [_made_by(cell)]
+        draft.parents = [_made_by(cell, spec)]
 
     artifact = _obtain(cell, run, spec, "teacher.logits", make)
     cache = LogitCache.open(artifact.folder)
@@ -97,7 +97,7 @@ def written_answers(cell: Cell, run: energy.Run, data: Dataset) -> Dataset:
         write_flat(draft.folder / "answers.npz", Flat.of(a for a in answers if a is not None))
         draft.ledger = {"generated": generated}
         draft.signal = {"answers": n, "ended": ended}
-        draft.parents = [_made_by(cell)]
+        draft.parents = [_made_by(cell, spec)]
 
     artifact = _obtain(cell, run, spec, "teacher.generate", make)
     return dataset_of(read_flat(artifact.folder / "answers.npz"), cell.tokenizer)
@@ -123,11 +123,13 @@ def _teacher(cell: Cell, data: Dataset) -> Any:
     )  # fmt: skip
 
 
-def _made_by(cell: Cell) -> dict[str, Any]:
-    """The teacher as a parent of what it makes: what its own training took, where a manifest says so."""
+def _made_by(cell: Cell, spec: ArtifactSpec) -> dict[str, Any]:
+    """The teacher as a parent of what it makes: what its own training took, where a manifest says so.
+
+    Which weights, `spec` knows: hashing them here (64 GB of a 32B teacher) would be in the teacher's stage.
+    """
     teacher = cell.config.teacher
     assert teacher is not None
-    weights = weights_hash_of(teacher)
     known: dict[str, Any] = {"energy_j": None, "total_j": None, "origin": None}
     found = None if teacher.ref.startswith("builtin:") else _manifest_beside(Path(teacher.ref))
     if found is not None:
@@ -135,7 +137,7 @@ def _made_by(cell: Cell) -> dict[str, Any]:
     if teacher.ref.startswith("builtin:"):
         production = manifest_of(teacher.ref)["production"]
         known = {name: production[name] for name in known}
-    return {"id": teacher.ref, "artifact_id": weights, "kind": "teacher", **known}
+    return {"id": teacher.ref, "artifact_id": spec.fields["weights"], "kind": "teacher", **known}
 
 
 def _manifest_beside(folder: Path) -> Manifest | None:

@@ -136,5 +136,5 @@ def sides(kinds: Kinds, pipeline: str, size: str, stop: str) -> Sides | None:
     if poster.STUDENTS[pipeline].mode == poster.STUDENTS["sft"].mode:
         # The same work on fewer positions: one figure times their numbers, not two independent ones.
         (_, all_of), (_, some) = (tokens_of(p, size, stop) for p in ("sft", pipeline))
-        saving, share = sft.times(1 - some / all_of), Value(some / all_of)
+        saving, share = sft.times(1 - some / all_of), Value(some / all_of, 0.0)
     return Sides(sft, student, teacher, saving, share.plus(teacher.over(sft)))

@@ -79,15 +79,15 @@ class Value:
         return Value(self.mean / other.mean, *_scaled(share, self.mean / other.mean))
 
     def less(self, other: Value) -> Value:
-        """The difference."""
+        """The difference; of one whose doubt is not known, its doubt is not either."""
         if self.mean is None or other.mean is None:
             return Value(None)
-        owns = [own for own in (self.own, other.own) if own is not None]
+        own = None if self.own is None or other.own is None else math.hypot(self.own, other.own)
         shared = {
             board: self.shared.get(board, 0.0) - other.shared.get(board, 0.0)
             for board in {**self.shared, **other.shared}
         }
-        return Value(self.mean - other.mean, math.hypot(*owns) if owns else None, shared)
+        return Value(self.mean - other.mean, own, shared)
 
     def plus(self, other: Value) -> Value:
         """The sum."""

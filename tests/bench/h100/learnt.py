@@ -137,7 +137,9 @@ def _dominance(cells: list[dict[str, Any]]) -> list[str]:
             continue
         energy = _energy(other, "full").over(_energy(base, "full"))
         better = _quality(other).less(_quality(base))
-        lead = "–" if better.mean is None else f"{better.mean:+.3f} ± {better.half or 0:.3f}"
+        lead = "–" if better.mean is None else f"{better.mean:+.3f}"
+        if better.half is not None:
+            lead += f" ± {better.half:.3f}"
         rows.append([variant, student, pipeline, str(energy), lead, dominates(energy, better)])
     columns = ["training", "size", "beside SFT", "energy, times SFT's", "exact match more than SFT's",
                "does SFT dominate?"]  # fmt: skip
